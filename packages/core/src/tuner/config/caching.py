@@ -1,0 +1,15 @@
+"""Caches of latents and text conditionings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tuner.config.settings import Topic, setting
+
+
+class CachingConfig(Topic):
+    """Where caches are and how they are filled."""
+
+    cache_dir: Path = setting(Path("cache"), "Folder of the caches of data sets that name none of their own.")
+    vae_batch_size: int = setting(4, "Pictures encoded at once.", unit="pictures", ge=1)
+    write_batch_size: int = setting(128, "Entries written together.", unit="entries", ge=1)

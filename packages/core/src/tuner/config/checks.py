@@ -1,0 +1,92 @@
+"""Rules that concern more than one setting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tuner.config.adapter import AdapterConfig
+from tuner.config.flow import FlowConfig
+from tuner.config.keys import Given
+from tuner.config.model import ModelConfig
+from tuner.config.optimisation import OptimisationConfig
+from tuner.config.precision import PrecisionConfig
+from tuner.config.validation import ValidationConfig
+from tuner.errors import Problem
+from tuner.types import FamilyFacts
+
+
+def conflicts(topics: Mapping[str, Any], given: Mapping[str, Given], facts: FamilyFacts) -> list[Problem]:
+    """Check what only several settings together can violate. Topics that failed on their own are absent."""
+    found = [*_model(topics, facts), *_optimisation(topics), *_flow(topics)]
+    return [
+        Problem(problem.message, given[problem.key].origin if problem.key and problem.key in given else "configuration",
+                problem.key, problem.remedy)
+        for problem in found
+    ]  # fmt: skip
+
+
+def warnings(topics: Mapping[str, Any], facts: FamilyFacts) -> Iterator[str]:
+    """Name settings that are allowed but surprise people."""
+    optimisation: OptimisationConfig = topics["optimisation"]
+    model: ModelConfig = topics["model"]
+    adapter: AdapterConfig = topics["adapter"]
+    validation: ValidationConfig = topics["validation"]
+    if optimisation.lr_scheduler == "constant" and optimisation.lr_warmup_steps:
+        yield f"lr_scheduler constant with lr_warmup_steps {optimisation.lr_warmup_steps} runs as constant_with_warmup"
+    if optimisation.caption_dropout_probability == 0:
+        yield "caption_dropout_probability is 0: the model never sees the empty caption, and guidance suffers for it"
+    if (
+        model.model_type == "lora"
+        and adapter.lora_type == "standard"
+        and adapter.lora_alpha not in (None, adapter.lora_rank)
+    ):
+        yield (
+            f"lora_alpha {adapter.lora_alpha} differs from lora_rank {adapter.lora_rank}: "
+            "the adapter file holds the alpha, but some samplers ignore it"
+        )
+    for width, height in validation.sizes():
+        if (width, height) != aligned_size(width, height, facts):
+            rounded = "x".join(map(str, aligned_size(width, height, facts)))
+            yield f"validation_resolution {width}x{height} is rounded to {rounded}"
+
+
+def aligned_size(width: int, height: int, facts: FamilyFacts) -> tuple[int, int]:
+    """Round a picture size to the multiples that the family needs, at least one of them along each side."""
+    unit = facts.latent_stride * facts.patch_size
+    return max(unit, round(width / unit) * unit), max(unit, round(height / unit) * unit)
+
+
+def _model(topics: Mapping[str, Any], facts: FamilyFacts) -> Iterator[Problem]:
+    model: ModelConfig | None = topics.get("model")
+    if model and model.model_flavour and model.model_flavour not in facts.flavours:
+        listed = ", ".join(facts.flavours)
+        yield Problem(f"{model.model_flavour!r} is no flavour of {facts.title} (one of: {listed})", key="model_flavour")
+
+
+def _optimisation(topics: Mapping[str, Any]) -> Iterator[Problem]:
+    optimisation: OptimisationConfig | None = topics.get("optimisation")
+    precision: PrecisionConfig | None = topics.get("precision")
+    if optimisation and (optimisation.max_train_steps > 0) == (optimisation.num_train_epochs > 0):
+        yield Problem(
+            f"max_train_steps is {optimisation.max_train_steps} and num_train_epochs is "
+            f"{optimisation.num_train_epochs}: exactly one must be above 0",
+            key="max_train_steps",
+            remedy="set one of them to 0",
+        )
+    if optimisation and precision and precision.mixed_precision == "no" and optimisation.optimizer == "adamw_bf16":
+        yield Problem(
+            "adamw_bf16 trains bf16 weights, but mixed_precision is no",
+            key="optimizer",
+            remedy="use optimi-adamw, or mixed_precision bf16",
+        )
+
+
+def _flow(topics: Mapping[str, Any]) -> Iterator[Problem]:
+    flow: FlowConfig | None = topics.get("flow")
+    if flow and flow.flow_use_uniform_schedule and flow.flow_use_beta_schedule:
+        yield Problem(
+            "flow_use_uniform_schedule and flow_use_beta_schedule exclude each other",
+            key="flow_use_beta_schedule",
+            remedy="turn one of them off",
+        )

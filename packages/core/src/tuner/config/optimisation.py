@@ -1,0 +1,33 @@
+"""The optimizer and the length of the run."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from tuner.config.settings import Topic, setting
+
+
+class OptimisationConfig(Topic):
+    """Steps, batches, learning rate, optimizer, clipping."""
+
+    max_train_steps: int = setting(0, "Optimizer steps to take; 0 if num_train_epochs is given.", unit="steps", ge=0)
+    num_train_epochs: int = setting(0, "Passes over the data sets; 0 if max_train_steps is given.", unit="epochs", ge=0)
+    train_batch_size: int = setting(4, "Samples per micro-batch on each device.", unit="samples", ge=1)
+    gradient_accumulation_steps: int = setting(1, "Micro-batches per optimizer step.", unit="micro-batches", ge=1)
+    learning_rate: float = setting(4e-7, "Peak learning rate.", gt=0)
+    lr_scheduler: Literal["constant", "constant_with_warmup"] = setting(
+        "constant_with_warmup", "Shape of the learning rate; constant with lr_warmup_steps above 0 warms up too."
+    )
+    lr_warmup_steps: int = setting(0, "Steps over which the learning rate rises linearly from 0.", unit="steps", ge=0)
+    optimizer: Literal["adamw_bf16", "optimi-adamw", "optimi-lion"] = setting(..., "Optimizer by name.")
+    max_grad_norm: float = setting(2.0, "Limit of the gradient, as grad_clip_method reads it; 0 for none.", ge=0)
+    grad_clip_method: Literal["value", "norm"] = setting(
+        "value", "value: clamp every element; norm: scale the global L2 norm.", needs={"max_grad_norm": (True,)}
+    )
+    caption_dropout_probability: float = setting(
+        0.1,
+        "Chance that a sample is trained with the empty caption, which guidance at sampling time relies on.",
+        ge=0,
+        le=1,
+    )
+    gradient_checkpointing: bool = setting(True, "Recompute activations in the backward pass: less memory, more time.")

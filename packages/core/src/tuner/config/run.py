@@ -1,0 +1,61 @@
+"""The whole configuration of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, SerializeAsAny
+
+from tuner.config.adapter import AdapterConfig
+from tuner.config.caching import CachingConfig
+from tuner.config.checkpoints import CheckpointConfig
+from tuner.config.data import DataConfig
+from tuner.config.datasets import DatasetConfig, TextCacheConfig
+from tuner.config.ema import EmaConfig
+from tuner.config.flow import FlowConfig
+from tuner.config.lycoris import LycorisConfig
+from tuner.config.model import ModelConfig
+from tuner.config.optimisation import OptimisationConfig
+from tuner.config.precision import PrecisionConfig
+from tuner.config.tracking import TrackingConfig
+from tuner.config.validation import ValidationConfig
+
+
+class RunConfig(BaseModel):
+    """Everything that a run reads. Built by `tuner.config.loading`, never by hand-written dictionaries.
+
+    Attributes:
+        family: The family's own settings.
+        lycoris: Contents of lycoris_config, where it applies.
+        datasets: Entries of the data set file that are trained on, disabled ones left out.
+        text_cache: The default text_embeds entry of the data set file, if it has one.
+        prompts: Contents of user_prompt_library.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: ModelConfig
+    adapter: AdapterConfig
+    optimisation: OptimisationConfig
+    ema: EmaConfig
+    flow: FlowConfig
+    precision: PrecisionConfig
+    data: DataConfig
+    caching: CachingConfig
+    checkpoints: CheckpointConfig
+    validation: ValidationConfig
+    tracking: TrackingConfig
+    family: SerializeAsAny[BaseModel]
+    lycoris: LycorisConfig | None = None
+    datasets: tuple[DatasetConfig, ...] = ()
+    text_cache: TextCacheConfig | None = None
+    prompts: dict[str, str] = {}
+
+    def flat(self) -> dict[str, Any]:
+        """Return all settings by their public keys, as JSON values."""
+        from tuner.config.topics import TOPICS
+
+        values: dict[str, Any] = {}
+        for topic in (*TOPICS, "family"):
+            values.update(getattr(self, topic).model_dump(mode="json"))
+        return values

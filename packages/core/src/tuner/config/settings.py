@@ -1,0 +1,54 @@
+"""How a setting is declared: a typed field with default, unit, description and the condition that makes it count."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.fields import FieldInfo
+
+
+def setting(
+    default: Any,
+    description: str,
+    *,
+    unit: str | None = None,
+    aliases: tuple[str, ...] = (),
+    needs: Mapping[str, tuple[Any, ...]] | None = None,
+    **constraints: Any,
+) -> Any:
+    """Declare a setting.
+
+    Args:
+        default: Default value, or `...` for a setting that must be given.
+        description: One sentence for people.
+        unit: Unit of a number, such as "pixels" or "steps".
+        aliases: Other names under which files may give it.
+        needs: Other settings -> the values of theirs (any of them) without which this one is never read.
+            `(True,)` and `(False,)` also stand for "given" and "not given" where the other setting is no boolean.
+        **constraints: Of `pydantic.Field`, such as `ge`.
+    """
+    extra: dict[str, Any] = {"unit": unit, "aliases": list(aliases), "needs": dict(needs or {})}
+    extra = {key: value for key, value in extra.items() if value}
+    return Field(default, description=description, json_schema_extra=extra or None, **constraints)
+
+
+class Topic(BaseModel):
+    """A group of settings. Unknown keys are refused, values are coerced from strings, instances are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True, validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _blank_means_default(cls, values: Any) -> Any:
+        """Files write "" for "not set"; such an entry counts as absent."""
+        if not isinstance(values, Mapping):
+            return values
+        return {key: value for key, value in values.items() if not (isinstance(value, str) and not value.strip())}
+
+
+def field_extra(field: FieldInfo, name: str, default: Any) -> Any:
+    """Return an entry of a setting's extra information, or `default`."""
+    extra = field.json_schema_extra
+    return extra.get(name, default) if isinstance(extra, dict) else default

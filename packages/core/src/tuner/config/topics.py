@@ -1,0 +1,31 @@
+"""The topics of a configuration in the order in which documentation shows them."""
+
+from __future__ import annotations
+
+from tuner.config.adapter import AdapterConfig
+from tuner.config.caching import CachingConfig
+from tuner.config.checkpoints import CheckpointConfig
+from tuner.config.data import DataConfig
+from tuner.config.ema import EmaConfig
+from tuner.config.flow import FlowConfig
+from tuner.config.model import ModelConfig
+from tuner.config.optimisation import OptimisationConfig
+from tuner.config.precision import PrecisionConfig
+from tuner.config.settings import Topic
+from tuner.config.tracking import TrackingConfig
+from tuner.config.validation import ValidationConfig
+
+TOPICS: dict[str, type[Topic]] = {
+    "model": ModelConfig,
+    "adapter": AdapterConfig,
+    "optimisation": OptimisationConfig,
+    "ema": EmaConfig,
+    "flow": FlowConfig,
+    "precision": PrecisionConfig,
+    "data": DataConfig,
+    "caching": CachingConfig,
+    "checkpoints": CheckpointConfig,
+    "validation": ValidationConfig,
+    "tracking": TrackingConfig,
+}
+"""Attribute of `RunConfig` -> model."""

@@ -1,0 +1,19 @@
+"""Trackers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from tuner.config.settings import Topic, setting
+
+
+class TrackingConfig(Topic):
+    """Where the run's numbers go besides the screen and its own files."""
+
+    report_to: Literal["none", "tensorboard"] = setting("none", "Tracker of losses and pictures.")
+    tracker_run_name: str = setting(
+        "simpletuner-testing", "Name of the run in the tracker.", needs={"report_to": ("tensorboard",)}
+    )
+    log_interval: int = setting(
+        10, "Steps between reports of the loss; reading it makes an accelerator wait.", unit="steps", ge=1
+    )

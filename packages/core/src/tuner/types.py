@@ -1,0 +1,290 @@
+"""The typed objects that travel through the hooks of `tuner.hookspecs`.
+
+Legend of shape suffixes: B batch, C channels, H and W height and width, L text tokens, D features.
+Importing this module imports neither torch nor diffusers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from pydantic import BaseModel
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from tuner.config import RunConfig
+
+Part = Literal["text_encoders", "codec", "denoiser", "scheduler"]
+"""What can be loaded alone. `text_encoders` includes tokenizers; `codec` is the VAE."""
+
+Role = Literal["caption", "negative", "unconditional"]
+"""Why a prompt is encoded: to train on or sample from, to steer away from, or as the empty caption."""
+
+Conditioning = Mapping[str, "Tensor"]
+"""What text becomes: batch-first tensors by name, equal in shape from one prompt to the next."""
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """One published set of weights of a family.
+
+    Attributes:
+        repo: Repository on the Hugging Face Hub, in diffusers layout.
+        note: One line for people, such as a size or a warning.
+    """
+
+    repo: str
+    note: str = ""
+
+
+class NoOptions(BaseModel):
+    """The options of a family that has none of its own."""
+
+    model_config = {"extra": "forbid"}
+
+
+@dataclass(frozen=True)
+class FamilyFacts:
+    """The data sheet of a model family.
+
+    Attributes:
+        name: Canonical name, the one of its entry point; further entry points to the same module are aliases.
+        title: Name for people.
+        flavours: Published weights by flavour name.
+        default_flavour: A key of `flavours`.
+        latent_channels: Channels of a latent.
+        latent_stride: Pixels per latent cell, along each side.
+        patch_size: Latent cells per token, along each side of the denoiser's grid.
+        pixel_alignment: Sides of training pictures are rounded to multiples of this many pixels.
+        token_limit: Longest prompt in tokens, or None where nothing limits it.
+        adapter_targets: Names of the linear layers that a standard LoRA adapts.
+        part_folders: Sub-folders of the diffusers layout that each part is read from.
+        licence: Licence of the default weights, as the hub names it.
+        class_aliases: Class names that people write in LyCORIS presets -> this family's own class names.
+        canvas_limit: Largest number of pixels in a picture, or None.
+        codec_version: Changes whenever the codec's `encode` gives other numbers for the same weights.
+        codec_dtype: dtype in which latents are computed, by name; None for the compute dtype.
+        conditioning_masks: Conditioning tensor -> the tensor that masks its padding (1 keep, 0 ignore).
+        tiny_autoencoder: Hub repository of a tiny autoencoder for previews, or None.
+        options: pydantic model of the family's own settings; its fields join the configuration's keys.
+        setting_defaults: Defaults of core settings that differ in this family.
+        advice: Topic -> advice for people (learning rates, memory), marked with its source.
+    """
+
+    name: str
+    title: str
+    flavours: Mapping[str, Flavour]
+    default_flavour: str
+    latent_channels: int
+    latent_stride: int
+    patch_size: int
+    pixel_alignment: int
+    token_limit: int | None
+    adapter_targets: tuple[str, ...]
+    part_folders: Mapping[Part, tuple[str, ...]]
+    licence: str
+    class_aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    canvas_limit: int | None = None
+    codec_version: str = "1"
+    codec_dtype: str | None = None
+    conditioning_masks: Mapping[str, str] = field(default_factory=dict)
+    tiny_autoencoder: str | None = None
+    options: type[BaseModel] = NoOptions
+    setting_defaults: Mapping[str, Any] = field(default_factory=dict)
+    advice: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ComponentRequest:
+    """Which parts to load, from where and how.
+
+    Attributes:
+        folder: A local folder in diffusers layout that holds the parts asked for.
+        parts: The parts asked for; no other may be loaded.
+        dtype: dtype of every part that `dtypes` does not name.
+        dtypes: dtype by part.
+        device: Where the parts are put.
+        options: The family's own settings, an instance of `FamilyFacts.options`.
+    """
+
+    folder: Path
+    parts: frozenset[Part]
+    dtype: torch.dtype
+    device: torch.device
+    options: BaseModel
+    dtypes: Mapping[Part, torch.dtype] = field(default_factory=dict)
+
+    def dtype_of(self, part: Part) -> torch.dtype:
+        """Return the dtype in which `part` is wanted."""
+        return self.dtypes.get(part, self.dtype)
+
+
+class LatentCodec(Protocol):
+    """Pixels to normalised latents and back. Normalised: what the denoiser is trained on."""
+
+    module: nn.Module
+    """The autoencoder itself."""
+
+    def encode(self, pixels_BCHW: Tensor) -> Tensor:
+        """Encode RGB pixels in [-1, 1] to batch-first normalised latents. Deterministic: no sampling."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode normalised latents to RGB pixels, nominally in [-1, 1], of shape (B, 3, H, W)."""
+        ...
+
+
+@dataclass
+class Components:
+    """The loaded parts of a model. What was not asked for is None or empty.
+
+    Attributes:
+        folder: Where the parts came from.
+        options: The family's own settings.
+        text_encoders: Encoders by sub-folder name.
+        tokenizers: Tokenizers by sub-folder name.
+        codec: The latent codec.
+        denoiser: The network that is trained.
+        scheduler: The sampling scheduler, a diffusers object.
+    """
+
+    folder: Path
+    options: BaseModel
+    text_encoders: dict[str, nn.Module] = field(default_factory=dict)
+    tokenizers: dict[str, Any] = field(default_factory=dict)
+    codec: LatentCodec | None = None
+    denoiser: nn.Module | None = None
+    scheduler: Any = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A noised batch, ready for the denoiser.
+
+    Attributes:
+        x: `(1 - sigma) * x0 + sigma * noise`, in the compute dtype; batch-first, the latents' own shape.
+        sigma: Share of noise in [0, 1], float32, shape (B,); 1 is pure noise.
+        target: The velocity `noise - x0`, float32, shaped as `x`.
+        conditioning: The prompts' conditioning, B rows.
+    """
+
+    x: Tensor
+    sigma: Tensor
+    target: Tensor
+    conditioning: Conditioning
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a family answers for a `Batch`.
+
+    Attributes:
+        velocity: Predicted velocity, shaped as `Batch.x`.
+        weight: Weight of the squared velocity error, broadcastable to `velocity`; None for 1.
+        auxiliary: Further losses by name, scalars that are added to the main loss as they are.
+    """
+
+    velocity: Tensor
+    weight: Tensor | None = None
+    auxiliary: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A diffusers pipeline around the live denoiser, and how to hand it conditionings.
+
+    Attributes:
+        pipeline: The pipeline. Called with `arguments(...)`, `height`, `width`, `num_inference_steps`,
+            `guidance_argument`, `generator` or `latents`, and `output_type`.
+        arguments: (conditioning, negative conditioning or None) -> keyword arguments of the pipeline,
+            the family's constant ones included.
+        guidance_argument: Keyword of the guidance scale.
+    """
+
+    pipeline: Any
+    arguments: Callable[[Conditioning, Conditioning | None], dict[str, Any]]
+    guidance_argument: str = "guidance_scale"
+
+
+@dataclass(frozen=True)
+class PartPolicy:
+    """Which number formats one part may be stored in.
+
+    Attributes:
+        allowed: Values of the precision setting that work.
+        refused: Value -> reason, for those that must be turned down.
+        skip_layers: Glob patterns of layers that stay as they are.
+    """
+
+    allowed: tuple[str, ...] = ("no_change",)
+    refused: Mapping[str, str] = field(default_factory=dict)
+    skip_layers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class QuantisationPolicy:
+    """The policy of each part that may be quantised. A part that is absent may not."""
+
+    parts: Mapping[Part, PartPolicy] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunStarted:
+    """Attributes: config, first step to be taken (0 for a fresh run), last step, output folder."""
+
+    config: RunConfig
+    first_step: int
+    last_step: int
+    output_dir: Path
+
+
+@dataclass(frozen=True)
+class StepEnded:
+    """One optimizer step.
+
+    Attributes:
+        step: Number of the step, counted from 1.
+        loss: Mean loss of the step's samples, a scalar still on the device.
+        learning_rate: Learning rate that the step used.
+        samples: Samples that the step used, over all processes.
+        metrics: Further scalars by name, on the device or plain numbers.
+        logged: Whether this is one of the steps at which the device is waited for anyway.
+    """
+
+    step: int
+    loss: Tensor
+    learning_rate: float
+    samples: int
+    metrics: Mapping[str, Tensor | float]
+    logged: bool
+
+
+@dataclass(frozen=True)
+class ImagesValidated:
+    """Attributes: step (0 for the base model), label of the weights, files by prompt nickname."""
+
+    step: int
+    label: str
+    files: Mapping[str, tuple[Path, ...]]
+
+
+@dataclass(frozen=True)
+class CheckpointSaved:
+    """Attributes: step, folder of the checkpoint."""
+
+    step: int
+    folder: Path
+
+
+@dataclass(frozen=True)
+class RunEnded:
+    """Attributes: steps taken in total, outcome, what was exported (None unless done)."""
+
+    step: int
+    outcome: Literal["done", "interrupted", "failed"]
+    exported: Path | None
