@@ -1,0 +1,1 @@
+"""What authors of families may use besides the contract: loading, codecs, twins."""

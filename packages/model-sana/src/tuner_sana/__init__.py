@@ -1,0 +1,1 @@
+"""The Sana family of tuner. `tuner_sana.plugin` holds its hooks."""

@@ -1,0 +1,103 @@
+"""The data sheet of the Sana family. Imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from tuner.types import FamilyFacts, Flavour
+
+
+class SanaOptions(BaseModel):
+    """Settings that only Sana has."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    sana_complex_human_instruction: tuple[str, ...] | None = Field(
+        default=None,
+        description=(
+            "Text put before every positive prompt: a text, a list of lines, the path of a text file (.txt), or None "
+            "(written as a word) for no such text. The published instruction if not given."
+        ),
+    )
+
+    @field_validator("sana_complex_human_instruction", mode="before")
+    @classmethod
+    def _read(cls, value: Any) -> Any:
+        """Turn every accepted form into lines; no lines at all switch the instruction off."""
+        if value is False:
+            return ()
+        if not isinstance(value, str):
+            return value
+        text = value.strip()
+        if not text:
+            return None
+        if text.lower() in {"none", "false"}:
+            return ()
+        # A file's name ends in .txt; everything else is the text itself, so no guess depends on what lies around.
+        return _read_lines(Path(text)) if text.lower().endswith(".txt") and "\n" not in text else (value,)
+
+    @field_validator("sana_complex_human_instruction")
+    @classmethod
+    def _blank_is_off(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        """The pipeline's arithmetic of lengths fails on an instruction without a single token."""
+        return () if value is not None and not "".join(value).strip() else value
+
+
+def _read_lines(path: Path) -> tuple[str, ...]:
+    try:
+        lines = tuple(path.expanduser().read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path} is no text file that can be read ({error}); name another, or give the text"
+        ) from error
+    if not "".join(lines).strip():
+        raise ValueError(f"{path} is empty; write None to use no instruction")
+    return lines
+
+
+def sana() -> FamilyFacts:
+    """Return the facts of Sana 1.0 and 1.5."""
+    return FamilyFacts(
+        name="sana",
+        title="Sana",
+        flavours={
+            "sana1.5-4.8b-1024": Flavour("Efficient-Large-Model/SANA1.5_4.8B_1024px_diffusers", "largest and best"),
+            "sana1.5-1.6b-1024": Flavour("Efficient-Large-Model/SANA1.5_1.6B_1024px_diffusers"),
+            "sana1.0-1.6b-2048": Flavour("Efficient-Large-Model/Sana_1600M_2Kpx_BF16_diffusers", "2048 px"),
+            "sana1.0-1.6b-1024": Flavour("Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers"),
+            "sana1.0-600m-1024": Flavour("Efficient-Large-Model/Sana_600M_1024px_diffusers", "published for fp16"),
+            "sana1.0-600m-512": Flavour(
+                "Efficient-Large-Model/Sana_600M_512px_diffusers", "512 px; published for fp16"
+            ),
+        },
+        default_flavour="sana1.5-4.8b-1024",
+        latent_channels=32,
+        latent_stride=32,
+        patch_size=1,
+        pixel_alignment=64,
+        token_limit=300,
+        adapter_targets=("to_q", "to_k", "to_v", "to_out.0"),
+        part_folders={
+            "text_encoders": ("text_encoder", "tokenizer"),
+            "codec": ("vae",),
+            "denoiser": ("transformer",),
+            "scheduler": ("scheduler",),
+        },
+        licence="other (NSCL v2-custom; Gemma terms for the text encoder)",
+        class_aliases={"Attention": ("Attention",), "FeedForward": ("GLUMBConv",)},
+        # Half precision overflows in the autoencoder and gives NaN latents.
+        codec_dtype="float32",
+        conditioning_masks={"prompt_embeds": "prompt_attention_mask"},
+        options=SanaOptions,
+        advice={
+            "learning_rate": "Upstream's claim: about 1e-5 for a full tune; LoKr 1e-4 with AdamW, 2e-5 with Lion.",
+            "memory": "Upstream's claim: 12 GB at least, with a quantised base and batches of 1; 24 GB is realistic.",
+            "steps": "Upstream's claim: about 50 sampling steps.",
+            "canvas": "Pictures come out best at the size in the flavour's name; other sizes are not refused.",
+            "prompts": "Upstream's claim: short prompts do poorly, and pictures' flaws are learnt before the subject.",
+            "precision": "The weights were first published for fp16; bf16 is the safe choice for training.",
+        },
+    )
