@@ -15,7 +15,7 @@ from tuner.config.datasets import DatasetConfig, TextCacheConfig
 from tuner.config.keys import describe_errors, unknown_key
 from tuner.errors import Problem
 
-_SHARED = ("resolution", "resolution_type", "minimum_image_size", "caption_strategy", "instance_prompt")
+INHERITED = ("resolution", "resolution_type", "minimum_image_size", "caption_strategy", "instance_prompt")
 """Keys that a data set takes from the configuration unless it has them itself."""
 
 
@@ -67,7 +67,7 @@ def _parse_entry(
     problems = [_in_entry(unknown_key(key, origin, list(model.model_fields)), label) for key in unknown]
     known: dict[str, Any] = {key: value for key, value in entry.items() if key not in unknown}
     if model is DatasetConfig:
-        inherited = {key: getattr(defaults, key) for key in _SHARED}
+        inherited = {key: getattr(defaults, key) for key in INHERITED}
         known = {**{key: value for key, value in inherited.items() if value is not None}, **known}
     try:
         return model.model_validate(known), problems

@@ -22,7 +22,9 @@ CropStyle = Literal["random", "center", "corner", "face"]
 class DatasetConfig(Topic):
     """A folder of pictures to train on. Defaults that the run's configuration sets are filled in before validation."""
 
-    id: str = setting(..., "Name of the data set, unique in the file.", min_length=1)
+    id: str = setting(
+        ..., "Name of the data set, unique in the file, without slashes.", min_length=1, pattern=r"^[^/\\]+$"
+    )
     type: Literal["local"] = setting("local", "Where the pictures are.")
     dataset_type: Literal["image"] = setting("image", "What the entry is.")
     disabled: bool = setting(False, "Leave the entry out.")
@@ -39,12 +41,15 @@ class DatasetConfig(Topic):
     crop_aspect_buckets: list[float] | None = setting(
         None, "Aspect ratios (width / height) to choose from.", needs={"crop_aspect": ("closest", "random")}
     )
-    crop_style: CropStyle = setting("random", "Which part of the picture a crop keeps.")
+    crop_style: CropStyle = setting("random", "Which part of the picture a crop keeps.", needs={"crop": (True,)})
     resolution: float = setting(1024, "Size of training pictures, in the unit of resolution_type.", gt=0)
     resolution_type: ResolutionType = setting("pixel_area", "Unit of sizes: pixel_area, area or pixel.")
     minimum_image_size: float | None = setting(None, "Leave out smaller pictures; 0 keeps all.", ge=0)
     maximum_image_size: float | None = setting(
-        None, "Pictures above this are first reduced to target_downsample_size.", gt=0
+        None,
+        "Pictures above this are reduced to target_downsample_size before cropping.",
+        gt=0,
+        needs={"crop": (True,)},
     )
     target_downsample_size: float | None = setting(
         None,

@@ -60,7 +60,7 @@ class LycorisConfig(Topic):
     full_matrix: bool = setting(False, "Never factorise the second matrix.")
     use_scalar: bool = setting(False, "Start from a trained scalar of 0 instead of a second matrix of zeros.")
     bypass_mode: bool | None = setting(
-        None, "Add the adapter's output instead of rebuilding the weight; chosen by precision if not given."
+        None, "Add the adapter's output (true, or not given) instead of rebuilding the weight, which rounds more."
     )
     decompose_both: bool = setting(False, "Factorise the first matrix too.")
     apply_preset: LycorisPreset = setting(LycorisPreset(), "Which layers are adapted.")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tuner.config.dataset_file import INHERITED
+from tuner.config.datasets import DatasetConfig
 from tuner.config.keys import Given, all_settings
 from tuner.config.run import RunConfig
 from tuner.config.settings import field_extra
@@ -27,6 +29,11 @@ def unread_settings(config: RunConfig, given: Mapping[str, Given], facts: Family
     alignment = given.get("aspect_bucket_alignment")
     if alignment and alignment.origin != "family" and config.data.aspect_bucket_alignment != facts.pixel_alignment:
         unread["aspect_bucket_alignment"] = f"{facts.title} needs sides in multiples of {facts.pixel_alignment}"
+    for dataset in config.datasets:
+        for key in dataset.model_fields_set - set(INHERITED):
+            for other, allowed in field_extra(DatasetConfig.model_fields[key], "needs", {}).items():
+                if getattr(dataset, key) is not None and not _holds(getattr(dataset, other), allowed):
+                    unread[f"{dataset.id}: {key}"] = f"{other} is {getattr(dataset, other)!r}"
     return unread
 
 

@@ -1,0 +1,53 @@
+# What people type. `make demo` and `make test` need nothing but Python and pip.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+FAMILIES := sana
+FAMILY ?= sana
+JOBS ?= 2
+MODEL_PACKAGES := $(addprefix packages/model-,$(FAMILIES))
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help install demo test lint types layers unit kit benchmarks clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+install: $(INSTALLED) ## create .venv with everything
+
+# torch comes first, so that no other requirement picks a build of several gigabytes.
+$(INSTALLED): constraints.txt requirements-dev.txt packages/core/pyproject.toml $(addsuffix /pyproject.toml,$(MODEL_PACKAGES))
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --requirement requirements-dev.txt \
+		--editable 'packages/core[demo,tensorboard,test]' $(addprefix --editable ,$(MODEL_PACKAGES))
+	touch $@
+
+demo: $(INSTALLED) ## fine-tune a twin on real photographs, about a minute
+	$(BIN)/tuner demo $(FAMILY)
+
+test: lint types layers unit kit ## everything that CI runs
+
+lint: $(INSTALLED) ## style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED) ## types
+	$(BIN)/mypy
+
+layers: $(INSTALLED) ## who may import whom
+	$(BIN)/lint-imports
+
+unit: $(INSTALLED) ## tests of all packages
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS)
+
+kit: $(INSTALLED) ## the conformance kit on every family
+	for family in $(FAMILIES); do OMP_NUM_THREADS=1 $(BIN)/pytest -q --tuner-family $$family || exit 1; done
+
+benchmarks: $(INSTALLED) ## ratios against bare loops
+	$(BIN)/python benchmarks/step_overhead.py
+	$(BIN)/python benchmarks/startup.py
+
+clean: ## remove what the targets made
+	rm -rf $(VENV) demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,7 @@
+"""What trains: adapters of several kinds, or all weights, behind one interface."""
+
+from tuner.adapters.base import Trainable
+from tuner.adapters.create import create_trainable
+from tuner.adapters.reopen import load_exported
+
+__all__ = ["Trainable", "create_trainable", "load_exported"]

@@ -1,0 +1,68 @@
+"""Writing results: beside their place first, then renamed into it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors.torch import save
+from torch import Tensor
+
+from tuner.errors import ExportError
+
+WEIGHT_FILE = "pytorch_lora_weights.safetensors"
+"""Name that diffusers looks for in a folder."""
+
+_LENGTH = 8
+"""Bytes of the header's length at the start of a safetensors file."""
+
+
+@contextmanager
+def placed(target: Path) -> Iterator[Path]:
+    """Give a temporary name in the target's folder, and rename it to the target if the block succeeds.
+
+    Raises:
+        ExportError: The target exists.
+    """
+    if target.exists():
+        raise ExportError(f"{target} exists and is never overwritten; move it away or choose another folder")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f".{uuid.uuid4().hex[:8]}.{target.name}")
+    try:
+        yield aside
+        aside.rename(target)
+    finally:
+        if aside.is_dir():
+            shutil.rmtree(aside)
+        aside.unlink(missing_ok=True)
+
+
+def write_weights(folder: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Path:
+    """Write an adapter's file to a folder and return its path.
+
+    Raises:
+        ExportError: The file exists.
+    """
+    target = folder / WEIGHT_FILE
+    with placed(target) as aside:
+        contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+        aside.write_bytes(_in_order(save(contiguous, {"format": "pt", **metadata})))
+    return target
+
+
+def _in_order(serialized: bytes) -> bytes:
+    """Sort the metadata of a serialized file, which safetensors writes in another order each time.
+
+    Equal runs then give equal bytes. Offsets count from the end of the header, so it may change its length; it is
+    padded to whole words, as the format asks.
+    """
+    length = int.from_bytes(serialized[:_LENGTH], "little")
+    header = json.loads(serialized[_LENGTH : _LENGTH + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _LENGTH)
+    return len(text).to_bytes(_LENGTH, "little") + text + serialized[_LENGTH + length :]

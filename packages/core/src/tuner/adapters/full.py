@@ -1,0 +1,60 @@
+"""Training all weights of the denoiser."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from tuner.adapters.base import Trainable
+from tuner.adapters.files import placed
+from tuner.errors import TunerError
+
+METADATA_FILE = "training_metadata.json"
+
+
+class FullTrainable(Trainable):
+    """All weights of the denoiser, in the dtype in which it was loaded."""
+
+    kind = "full"
+
+    def __init__(self, denoiser: nn.Module, subfolder: str) -> None:
+        super().__init__(denoiser)
+        self._subfolder = subfolder
+        denoiser.requires_grad_(True)
+
+    def named_parameters(self) -> list[tuple[str, Parameter]]:
+        """Return the denoiser's parameters under their own names."""
+        return list(self.denoiser.named_parameters())
+
+    def buffers(self) -> dict[str, Tensor]:
+        """Return the denoiser's persistent buffers."""
+        persistent = self.denoiser.state_dict()
+        return {name: buffer for name, buffer in self.denoiser.named_buffers() if name in persistent}
+
+    def export(self, folder: Path, metadata: Mapping[str, str], weights: Mapping[str, Tensor] | None = None) -> Path:
+        """Write the denoiser in diffusers layout to the sub-folder that pipelines read it from."""
+        target = folder / self._subfolder
+        with placed(target) as aside, self.holding(weights):
+            self.denoiser.save_pretrained(aside)  # type: ignore[operator]
+            (aside / METADATA_FILE).write_text(json.dumps(dict(metadata), indent=2), encoding="utf-8")
+        return target
+
+    def disabled(self) -> AbstractContextManager[None]:
+        """Refuse: the base model is gone."""
+        raise TunerError(
+            "model_type is full, which changes the base model itself, so what needs the base model beside the trained "
+            "one cannot be had; train an adapter (model_type lora), or leave out regularisation data"
+        )
+
+    def set_strength(self, strength: float) -> None:
+        """Refuse: there is no adapter."""
+        raise TunerError(f"strength {strength} needs an adapter, but model_type is full; train with model_type lora")
+
+    def description(self) -> str:
+        """Say how many weights are trained."""
+        return f"all weights of {type(self.denoiser).__name__}: {self.parameter_count():,} parameters"

@@ -1,0 +1,99 @@
+"""Commands that need no configuration: families, twin, demo, schema."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from tuner.errors import PluginError, TunerError
+from tuner.plugins import Family, FamilyEntry, create_manager, installed_families, load_family
+
+
+def families(options: argparse.Namespace) -> int:
+    """List installed families; broken ones with their reason."""
+    working, broken = _survey()
+    if options.json:
+        print(json.dumps({"families": [_as_json(*item) for item in working], "broken": broken}, indent=2))
+        return 0
+    if not working and not broken:
+        print("no model family is installed; for example: pip install tuner-model-NAME")
+    for family, aliases in working:
+        facts = family.facts
+        also = f" (also: {', '.join(aliases)})" if aliases else ""
+        print(f"{facts.name}{also}: {facts.title}, {family.entry.package} {family.entry.version}, {facts.licence}")
+        for name, flavour in facts.flavours.items():
+            mark = "*" if name == facts.default_flavour else " "
+            print(f"  {mark} {name:<20} {flavour.repo}" + (f"  {flavour.note}" if flavour.note else ""))
+    for row in broken:
+        print(f"{row['name']}: BROKEN: {row['reason']}", file=sys.stderr)
+    return 0
+
+
+def twin(options: argparse.Namespace) -> int:
+    """Write a twin."""
+    from tuner.cli.twins import write_twin
+
+    folder = write_twin(load_family(options.family), Path(options.folder))
+    print(f"wrote the twin of {options.family} to {folder}")
+    return 0
+
+
+def demo(options: argparse.Namespace) -> int:
+    """Run the demonstration."""
+    from tuner.cli.demo import run_demo
+
+    name = options.family or next((facts_name for facts_name in _names()), None)
+    if name is None:
+        raise TunerError("no model family is installed\n    -> pip install tuner-model-NAME")
+    return run_demo(load_family(name), Path(options.folder))
+
+
+def schema(options: argparse.Namespace) -> int:
+    """Print the JSON schema of the configuration."""
+    from tuner.config.schema import config_schema
+
+    working, _ = _survey()
+    print(json.dumps(config_schema({family.facts.name: family.facts.options for family, _ in working}), indent=2))
+    return 0
+
+
+def _names() -> list[str]:
+    return [family.facts.name for family, _ in _survey()[0]]
+
+
+def _survey() -> tuple[list[tuple[Family, list[str]]], list[dict[str, str]]]:
+    """Import every installed family: those that work, with their aliases, and those that do not, with reasons."""
+    by_target: dict[str, list[FamilyEntry]] = {}
+    for entry in installed_families().values():
+        by_target.setdefault(entry.target, []).append(entry)
+    working: list[tuple[Family, list[str]]] = []
+    broken: list[dict[str, str]] = []
+    for entries in by_target.values():
+        try:
+            family = load_family(entries[0].name)
+            create_manager(family)
+        except PluginError as error:
+            entry = entries[0]
+            row = {"name": entry.name, "package": entry.package, "version": entry.version, "reason": str(error)}
+            broken.append(row)
+            continue
+        working.append((family, [entry.name for entry in entries if entry.name != family.facts.name]))
+    return sorted(working, key=lambda item: item[0].facts.name), broken
+
+
+def _as_json(family: Family, aliases: list[str]) -> dict[str, Any]:
+    facts = family.facts
+    return {
+        "name": facts.name,
+        "aliases": aliases,
+        "title": facts.title,
+        "package": family.entry.package,
+        "version": family.entry.version,
+        "licence": facts.licence,
+        "default_flavour": facts.default_flavour,
+        "flavours": {name: {"repo": flavour.repo, "note": flavour.note} for name, flavour in facts.flavours.items()},
+        "advice": dict(facts.advice),
+    }

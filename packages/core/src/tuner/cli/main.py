@@ -1,0 +1,122 @@
+"""The command `tuner`: parsing, exit codes and what is shown of failures."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from tuner import __version__
+from tuner.errors import TunerError
+
+DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
+
+CONFIG_COMMANDS = ("train", "check", "cache")
+"""Commands that read a configuration and accept settings as further arguments."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Returns:
+        0 done, 1 failed, 2 bad usage or configuration, 130 interrupted.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    _configure_logging(debug)
+    try:
+        return _dispatch(arguments)
+    except TunerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        if debug:
+            raise
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output, such as `head`, has gone; there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        if debug:
+            raise
+        return FAILED
+
+
+def _dispatch(arguments: list[str]) -> int:
+    parser = _build_parser()
+    wants_help = any(argument in ("-h", "--help") for argument in arguments)
+    if arguments and arguments[0] in CONFIG_COMMANDS:
+        from tuner.cli import run_commands
+        from tuner.cli.overrides import parse_settings, settings_help
+
+        if wants_help:
+            print(settings_help(arguments[0], COMMANDS[arguments[0]]))
+            return DONE
+        request = parse_settings(arguments[1:])
+        command: Callable[..., int] = getattr(run_commands, arguments[0])
+        return command(request)
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help()
+        return BAD_USAGE
+    from tuner.cli import info_commands
+
+    handler: Callable[[argparse.Namespace], int] = getattr(info_commands, options.command)
+    return handler(options)
+
+
+COMMANDS = {
+    "train": "train, as the configuration says",
+    "check": "check configuration and data sets, show the bucket plan; computes nothing",
+    "cache": "fill the caches and stop",
+    "families": "list installed model families",
+    "twin": "write a family's twin: a tiny random checkpoint of the real architecture",
+    "demo": "the whole job on a twin and real photographs, in about a minute on a CPU",
+    "schema": "print the JSON schema of the configuration",
+}
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tuner", description="Fine-tuning for image diffusion models.")
+    parser.add_argument("--version", action="version", version=f"tuner {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks of expected failures too")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for name in CONFIG_COMMANDS:
+        commands.add_parser(name, help=COMMANDS[name])
+    families = commands.add_parser("families", help=COMMANDS["families"])
+    families.add_argument("--json", action="store_true", help="as JSON")
+    twin = commands.add_parser("twin", help=COMMANDS["twin"])
+    twin.add_argument("family", help="name of an installed family")
+    twin.add_argument("folder", help="folder to write, absent or empty")
+    demo = commands.add_parser("demo", help=COMMANDS["demo"])
+    demo.add_argument("family", nargs="?", help="name of an installed family; the first one if not given")
+    demo.add_argument("--folder", default="demo", help="folder to work in (default: demo)")
+    commands.add_parser("schema", help=COMMANDS["schema"])
+    return parser
+
+
+def _configure_logging(debug: bool) -> None:
+    # Libraries report what only their own developers can act on; ours reports for itself.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    logger = logging.getLogger("tuner")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(_Formatter())
+        logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG if debug else logging.INFO)
+    logger.propagate = False
+
+
+class _Formatter(logging.Formatter):
+    """Plain lines; warnings and worse say so."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return f"{record.levelname.lower()}: {text}" if record.levelno >= logging.WARNING else text

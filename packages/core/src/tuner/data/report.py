@@ -1,0 +1,94 @@
+"""The plan as people and programs read it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from tuner.data.order import batches_per_epoch, steps_per_epoch
+from tuner.data.plan import Bucket, Plan, Unused
+
+_COLUMNS = ("data set", "bucket", "aspect", "images", "repeats", "samples", "batches")
+_NAMES_SHOWN = 3
+
+
+def format_plan(plan: Plan) -> str:
+    """Return the plan as aligned plain text: buckets, totals, and what is not used and why."""
+    rows = [_row(bucket, plan.batch_size) for bucket in plan.buckets]
+    lines = [*_table([_COLUMNS, *rows]), "", *_totals(plan)]
+    for total in plan.totals:
+        if total.other_files:
+            lines.append(f"{total.dataset}: files that are no pictures: {total.describe_others()}")
+    if plan.unused:
+        lines += ["", f"not used: {_count(len(plan.unused), 'image')}", *format_unused(plan.unused)]
+    return "\n".join(lines)
+
+
+def format_unused(unused: Iterable[Unused]) -> list[str]:
+    """Return lines that tell, reason by reason, how many pictures are not used, the first of them, and the remedy."""
+    groups: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    for item in unused:
+        groups[item.dataset, item.reason, item.remedy].append(item.key)
+    lines = []
+    for (dataset, reason, remedy), keys in groups.items():
+        names = ", ".join(keys[:_NAMES_SHOWN]) + (", ..." if len(keys) > _NAMES_SHOWN else "")
+        lines += [f"  - {dataset}: {_count(len(keys), 'image')}: {reason} ({names})", f"    -> {remedy}"]
+    return lines
+
+
+def plan_as_json(plan: Plan) -> dict[str, Any]:
+    """Return the plan as JSON values, without the list of its samples."""
+    return {
+        "fingerprint": plan.fingerprint(),
+        "train_batch_size": plan.batch_size,
+        "gradient_accumulation_steps": plan.accumulation,
+        "batches_per_epoch": batches_per_epoch(plan),
+        "steps_per_epoch": steps_per_epoch(plan),
+        "buckets": [
+            {
+                "dataset": bucket.dataset,
+                "width": bucket.size[0],
+                "height": bucket.size[1],
+                "aspect": bucket.aspect,
+                "images": len(bucket.samples),
+                "repeats": bucket.repeats,
+                "samples": bucket.draws,
+                "batches": bucket.batches(plan.batch_size),
+            }
+            for bucket in plan.buckets
+        ],
+        "datasets": [
+            {"id": total.dataset, "found": total.found, "used": total.used, "other_files": dict(total.other_files)}
+            for total in plan.totals
+        ],
+        "unused": [{"image": item.key, "reason": item.reason, "remedy": item.remedy} for item in plan.unused],
+    }
+
+
+def _row(bucket: Bucket, batch_size: int) -> tuple[str, ...]:
+    size = f"{bucket.size[0]}x{bucket.size[1]}"
+    counts = (len(bucket.samples), bucket.repeats, bucket.draws, bucket.batches(batch_size))
+    return (bucket.dataset, size, f"{bucket.aspect:g}", *(str(count) for count in counts))
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    aligned = [(row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])) for row in rows]
+    return ["  ".join(cells) for cells in aligned]
+
+
+def _totals(plan: Plan) -> list[str]:
+    images = sum(len(bucket.samples) for bucket in plan.buckets)
+    samples = sum(bucket.draws for bucket in plan.buckets)
+    counts = [
+        _count(images, "image"),
+        f"{_count(samples, 'sample')} per epoch",
+        f"{_count(batches_per_epoch(plan), 'batch', 'batches')} of {plan.batch_size}",
+        f"{_count(steps_per_epoch(plan), 'optimizer step')} of {_count(plan.accumulation, 'batch', 'batches')}",
+    ]
+    return ["total: " + ", ".join(counts)]
+
+
+def _count(number: int, singular: str, plural: str = "") -> str:
+    return f"{number} {singular if number == 1 else plural or singular + 's'}"

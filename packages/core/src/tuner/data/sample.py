@@ -1,0 +1,46 @@
+"""A picture that takes part in training, and what happens to it before it is encoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Resize, then crop; all in pixels of the picture as shown (EXIF orientation applied).
+
+    Attributes:
+        resize: (width, height) after resizing; covers the crop.
+        crop: (left, top, right, bottom) within the resized picture.
+        downsample: (width, height) of an intermediate reduction before `resize`, or None.
+    """
+
+    resize: tuple[int, int]
+    crop: tuple[int, int, int, int]
+    downsample: tuple[int, int] | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the result."""
+        left, top, right, bottom = self.crop
+        return right - left, bottom - top
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture of one data set.
+
+    Attributes:
+        key: "dataset_id/relative/path.png": names the sample in draws, logs and errors.
+        dataset: Id of the data set.
+        path: The file.
+        captions: Captions to draw from, at least one.
+        geometry: How the picture is resized and cropped.
+    """
+
+    key: str
+    dataset: str
+    path: Path
+    captions: tuple[str, ...]
+    geometry: Geometry

@@ -1,0 +1,1 @@
+"""Optimizers, learning rates, clipping and the moving average."""

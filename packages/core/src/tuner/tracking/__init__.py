@@ -1,0 +1,1 @@
+"""Extensions that the core ships: what a run reports, and where."""

@@ -1,0 +1,127 @@
+"""The result of a run: written, re-opened in a fresh model and compared with the trained one."""
+
+from __future__ import annotations
+
+import filecmp
+import logging
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tuner.adapters.reopen import load_exported
+from tuner.errors import ExportError
+from tuner.training.batches import DrawnBatch
+from tuner.training.loop import Learner
+from tuner.training.session import Session, release_memory
+from tuner.training.sources import fetch_parts
+from tuner.types import Batch, Components, Part
+from tuner.validation.sampling import evaluating
+
+logger = logging.getLogger(__name__)
+
+TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
+"""Largest difference of the re-opened model's velocity, relative to its largest value, by compute dtype."""
+
+
+def export_result(session: Session, learner: Learner, probe: DrawnBatch, metadata: Mapping[str, str]) -> Path:
+    """Write the result to the output folder and prove that it loads.
+
+    An adapter becomes `pytorch_lora_weights.safetensors`, its moving average the same file in `ema/`. A full tune
+    becomes `pipeline/`, with the moving average's weights where there is one. What an earlier run left under these
+    names is kept under another one. The live model is released.
+
+    Raises:
+        ExportError: What was written cannot be opened, or gives another velocity than the trained model.
+    """
+    output_dir = session.config.model.output_dir
+    trainable, average = learner.trainable, learner.average
+    averaged = average.state() if average is not None else None
+    weights = averaged if trainable.kind == "full" else None
+    with trainable.holding(weights):
+        expected = _velocity(session, learner.components, probe)
+    if trainable.kind == "full":
+        written = _write_pipeline(session, learner, weights, metadata)
+    else:
+        written = _write_adapter(output_dir, learner, None, metadata)
+        if averaged is not None:
+            _write_adapter(output_dir / "ema", learner, averaged, metadata)
+    learner.components.denoiser = None
+    release_memory()
+    _compare(session, written, probe, expected, is_pipeline=trainable.kind == "full")
+    return written
+
+
+def _write_adapter(
+    folder: Path, learner: Learner, weights: Mapping[str, Tensor] | None, metadata: Mapping[str, str]
+) -> Path:
+    scratch = folder / f".export-{uuid.uuid4().hex}"
+    try:
+        file = learner.trainable.export(scratch, metadata, weights)
+        target = folder / file.name
+        _make_room(target, file)
+        file.replace(target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return target
+
+
+def _write_pipeline(
+    session: Session, learner: Learner, weights: Mapping[str, Tensor] | None, metadata: Mapping[str, str]
+) -> Path:
+    parts: tuple[Part, ...] = ("text_encoders", "codec", "scheduler", "denoiser")
+    base = fetch_parts(session.source, parts, session.facts)
+    target = session.config.model.output_dir / "pipeline"
+    scratch = target.with_name(f".pipeline-{uuid.uuid4().hex}")
+    try:
+        learner.trainable.export(scratch, metadata, weights)
+        shutil.copyfile(base / "model_index.json", scratch / "model_index.json")
+        for folder in sorted({folder for part in parts for folder in session.facts.part_folders[part]}):
+            if not (scratch / folder).exists():
+                shutil.copytree(base / folder, scratch / folder)
+        _make_room(target, scratch)
+        scratch.rename(target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return target
+
+
+def _make_room(target: Path, replacement: Path) -> None:
+    """Move an earlier result aside, unless the new one is the same to the byte."""
+    if not target.exists() or (target.is_file() and filecmp.cmp(target, replacement, shallow=False)):
+        return
+    number = 1
+    while (kept := target.with_name(f"{target.stem}.previous-{number}{target.suffix}")).exists():
+        number += 1
+    target.rename(kept)
+    logger.info("an earlier %s is kept as %s", target.name, kept.name)
+
+
+def _velocity(session: Session, components: Components, probe: DrawnBatch) -> Tensor:
+    assert components.denoiser is not None
+    batch: Batch = probe.noised(session.device, session.dtype)
+    with evaluating(components.denoiser):
+        return session.hook.compute_loss(components=components, batch=batch).velocity.float().cpu()
+
+
+def _compare(session: Session, written: Path, probe: DrawnBatch, expected: Tensor, *, is_pipeline: bool) -> None:
+    if is_pipeline:
+        fresh = session.load("denoiser", folder=written)
+    else:
+        fresh = replace(session.load("denoiser"))
+        assert fresh.denoiser is not None
+        load_exported(written, fresh.denoiser)
+    found = _velocity(session, fresh, probe)
+    difference = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
+    tolerance = TOLERANCES[session.dtype]
+    if not difference <= tolerance:
+        raise ExportError(
+            f"{written} was written, but a fresh model that loads it differs from the trained one by "
+            f"{difference:.2e} (allowed: {tolerance:.0e})\n"
+            "    -> the checkpoints are unharmed; please report this with your configuration"
+        )
+    logger.info("%s was re-opened in a fresh model: largest relative difference %.1e", written, difference)

@@ -1,0 +1,74 @@
+"""What makes a resumed run the same run, and what a checkpoint records of its settings."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import tuner
+from tuner.config.run import RunConfig
+from tuner.data.plan import Plan
+from tuner.errors import CheckpointError
+from tuner.training.session import Session
+
+logger = logging.getLogger(__name__)
+
+
+def run_identity(session: Session, plan: Plan) -> dict[str, str]:
+    """Name what must be the same for a resumed run to be the same run."""
+    config = session.config
+    kind = config.model.model_type if config.model.model_type == "full" else config.adapter.lora_type
+    return {
+        "family": session.facts.name,
+        "kind": kind,
+        "batch": f"{config.optimisation.train_batch_size} x {config.optimisation.gradient_accumulation_steps}",
+        "precision": config.precision.mixed_precision,
+        "optimizer": config.optimisation.optimizer,
+        "data": plan.fingerprint(),
+    }
+
+
+_MENDABLE = {"batch", "data"}
+"""Differences after which training can go on, though not as the same run."""
+
+
+def check_identity(saved: dict[str, str], current: dict[str, str], allow: bool) -> None:
+    """Compare the run that wrote a checkpoint with this one.
+
+    Raises:
+        CheckpointError: They differ in something that training cannot go on after, or that `allow` does not cover.
+    """
+    for name, value in current.items():
+        if saved.get(name) == value:
+            continue
+        change = f"{name} was {saved.get(name)!r} when the checkpoint was written and is {value!r} now"
+        if name not in _MENDABLE:
+            raise CheckpointError(f"{change}\n    -> set it back, or start anew in another output_dir")
+        if not allow:
+            raise CheckpointError(
+                f"{change}: the run would not continue as it began\n"
+                "    -> set it back, or set i_know_what_i_am_doing to true to go on all the same"
+            )
+        logger.warning("%s; going on, as i_know_what_i_am_doing says", change)
+
+
+def scrubbed_settings(config: RunConfig) -> dict[str, Any]:
+    """Return the settings as they are recorded: paths reduced to their last part."""
+    flat = config.flat()
+    folders = {key for key, value in flat.items() if isinstance(value, str) and ("/" in value or "\\" in value)}
+    return {key: Path(value).name if key in folders else value for key, value in flat.items()}
+
+
+def export_metadata(session: Session, step: int, data_fingerprint: str) -> dict[str, str]:
+    """Return what an exported file records about its origin: no path and no secret."""
+    entry, source = session.loaded.family.entry, session.source
+    return {
+        "tuner_version": tuner.__version__,
+        "model_family": session.facts.name,
+        "family_package": f"{entry.package} {entry.version}",
+        "base_model": Path(source.name).name if source.is_local else source.name,
+        "step": str(step),
+        "seed": str(session.seed),
+        "data_fingerprint": data_fingerprint,
+    }

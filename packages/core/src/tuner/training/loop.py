@@ -1,0 +1,138 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tuner.adapters.base import Trainable
+from tuner.config import RunConfig
+from tuner.optim.clipping import clip_gradients
+from tuner.optim.ema import MovingAverage
+from tuner.optim.schedules import learning_rate_factor
+from tuner.randomness import seeded_torch
+from tuner.training.batches import BatchSource, DrawnBatch
+from tuner.training.step import FiniteGuard, backward_step
+from tuner.types import Components, StepEnded
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Learner:
+    """What changes while a run trains; together with the step number, the whole state of a run.
+
+    Attributes:
+        components: The model, its denoiser live.
+        trainable: What of it is trained.
+        optimizer: The optimizer.
+        average: The moving average, or None.
+    """
+
+    components: Components
+    trainable: Trainable
+    optimizer: torch.optim.Optimizer
+    average: MovingAverage | None = None
+
+
+class Loop:
+    """Takes optimizer steps.
+
+    Args:
+        config: The run's configuration.
+        hook: Hooks of the plugin manager.
+        learner: What is trained.
+        source: Makes the micro-batches.
+        device: Where the denoiser is.
+        dtype: Compute dtype.
+        backward: Runs the backward pass of a loss.
+        uses_dropout: Whether the model draws from torch's global generator, which is then seeded for each step.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        hook: Any,
+        learner: Learner,
+        source: BatchSource,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        backward: Callable[[Tensor], None],
+        uses_dropout: bool = False,
+    ) -> None:
+        self._config = config
+        self._hook = hook
+        self._learner = learner
+        self._source = source
+        self._device = device
+        self._dtype = dtype
+        self._backward = backward
+        self._uses_dropout = uses_dropout
+        self._parameters = [parameter for _, parameter in learner.trainable.named_parameters()]
+        self.guard = FiniteGuard(source.seed)
+
+    def run(self, first: int, last: int) -> Iterator[int]:
+        """Take steps `first` to `last - 1`, counted from 0; after each, yield how many have been taken in all.
+
+        Raises:
+            NonFiniteError: A loss was NaN or infinite.
+        """
+        if first >= last:
+            return
+        for step, micro_batches in zip(range(first, last), self._source.steps(first, last), strict=True):
+            self._take(step, micro_batches)
+            yield step + 1
+
+    def _take(self, step: int, micro_batches: list[DrawnBatch]) -> None:
+        optimisation = self._config.optimisation
+        factor = learning_rate_factor(optimisation.lr_scheduler, step, optimisation.lr_warmup_steps)
+        learning_rate = optimisation.learning_rate * factor
+        for group in self._learner.optimizer.param_groups:
+            group["lr"] = learning_rate
+        with self._dropout_draws(step):
+            loss, metrics = backward_step(
+                self._hook,
+                self._learner.components,
+                micro_batches,
+                device=self._device,
+                dtype=self._dtype,
+                backward=self._backward,
+            )
+        metrics.update(clip_gradients(self._parameters, optimisation.grad_clip_method, optimisation.max_grad_norm))
+        self._learner.optimizer.step()
+        self._learner.optimizer.zero_grad(set_to_none=True)
+        if self._learner.average is not None:
+            self._learner.average.update(step + 1)
+        self._report(step + 1, loss, learning_rate, micro_batches, metrics)
+
+    def _report(
+        self,
+        taken: int,
+        loss: Tensor,
+        learning_rate: float,
+        micro_batches: list[DrawnBatch],
+        metrics: dict[str, Tensor],
+    ) -> None:
+        self.guard.add(taken, loss, micro_batches)
+        # Reading a loss on the CPU waits for nothing, so there every step can be judged at once.
+        logged = taken == 1 or taken % self._config.tracking.log_interval == 0
+        if logged or self._device.type == "cpu":
+            self.guard.check()
+        samples = sum(len(batch.keys) for batch in micro_batches)
+        event = StepEnded(taken, loss, learning_rate, samples, metrics, logged)
+        self._hook.step_ended(event=event)
+
+    def _dropout_draws(self, step: int) -> AbstractContextManager[None]:
+        return seeded_torch(self._source.seed, "dropout", step) if self._uses_dropout else nullcontext()
+
+
+def has_dropout(module: torch.nn.Module) -> bool:
+    """Whether any dropout layer of a module is active in training."""
+    return any(isinstance(layer, torch.nn.Dropout) and layer.p > 0 for layer in module.modules())

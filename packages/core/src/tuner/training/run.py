@@ -1,0 +1,238 @@
+"""A training run, from a checked configuration to a proven export."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import tuner
+from tuner.config.loading import LoadedConfig
+from tuner.config.run import RunConfig
+from tuner.data.order import steps_per_epoch
+from tuner.data.plan import Plan
+from tuner.training.batches import BatchSource
+from tuner.training.building import build_learner, build_source
+from tuner.training.checkpoint import (
+    find_checkpoint,
+    prune_checkpoints,
+    read_checkpoint,
+    remove_leftovers,
+    write_checkpoint,
+)
+from tuner.training.data import PreparedData, prepare_data
+from tuner.training.export import export_result
+from tuner.training.identity import check_identity, export_metadata, run_identity, scrubbed_settings
+from tuner.training.interruption import StopRequest, alone_in
+from tuner.training.loop import Learner, Loop, has_dropout
+from tuner.training.persistence import load_learner, save_learner
+from tuner.training.session import Session, open_session, release_memory
+from tuner.types import CheckpointSaved, Conditioning, ImagesValidated, Role, RunEnded, RunStarted
+from tuner.validation.pictures import make_pictures, picture_prompts
+from tuner.validation.sampling import evaluating
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended.
+
+    Attributes:
+        step: Optimizer steps taken in all, resumed ones included.
+        interrupted: Whether somebody asked it to stop.
+        exported: The result, or None if interrupted.
+    """
+
+    step: int
+    interrupted: bool
+    exported: Path | None
+
+
+def train(loaded: LoadedConfig) -> TrainResult:
+    """Train as configured, resuming where a checkpoint says so.
+
+    Raises:
+        TunerError: Anything that a user can mend; checkpoints that exist are unharmed.
+    """
+    output_dir = loaded.config.model.output_dir
+    output_dir.mkdir(parents=True, exist_ok=True)
+    with alone_in(output_dir), StopRequest() as stop:
+        remove_leftovers(output_dir)
+        return prepare_run(loaded, stop).train()
+
+
+def prepare_run(loaded: LoadedConfig, stop: StopRequest) -> Run:
+    """Do all that comes before the first step: data, caches, weights, and what a checkpoint holds.
+
+    Raises:
+        TunerError: Anything that a user can mend.
+    """
+    config = loaded.config
+    checkpoint = find_checkpoint(config.model.output_dir, config.checkpoints)
+    state = read_checkpoint(checkpoint) if checkpoint else None
+    session = open_session(loaded)
+    if state is not None:
+        session = replace(session, seed=state["seed"])
+    data = prepare_data(session)
+    identity = run_identity(session, data.plan)
+    if state is not None:
+        check_identity(state["identity"], identity, config.model.i_know_what_i_am_doing)
+    learner = build_learner(session)
+    logger.info("training %s", learner.trainable.description())
+    if checkpoint is not None:
+        load_learner(learner, checkpoint)
+        logger.info("resumed from %s", checkpoint)
+    elif not config.checkpoints.wants_fresh_start():
+        logger.info("no checkpoint in %s: starting from step 0", config.model.output_dir)
+    source = build_source(session, learner, data)
+    first = state["step"] if state else 0
+    return Run(session, stop, data, learner, source, identity, first, total_steps(config, data.plan))
+
+
+def total_steps(config: RunConfig, plan: Plan) -> int:
+    """Return the optimizer steps of a whole run."""
+    optimisation = config.optimisation
+    return optimisation.max_train_steps or optimisation.num_train_epochs * steps_per_epoch(plan)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that is ready for its next step.
+
+    Attributes:
+        session: Its surroundings.
+        stop: Whether somebody asks it to stop.
+        data: Plan and caches.
+        learner: What changes while it trains.
+        source: Makes the micro-batches.
+        identity: What must be the same when it is resumed.
+        first: Steps taken before.
+        last: Steps taken when it is done.
+    """
+
+    session: Session
+    stop: StopRequest
+    data: PreparedData
+    learner: Learner
+    source: BatchSource
+    identity: dict[str, str]
+    first: int
+    last: int
+
+    @property
+    def _config(self) -> RunConfig:
+        return self.session.config
+
+    @property
+    def _output_dir(self) -> Path:
+        return self._config.model.output_dir
+
+    def train(self) -> TrainResult:
+        """Take the steps that are left, and export.
+
+        Raises:
+            TunerError: A loss is not finite, something cannot be written, or the export does not load.
+        """
+        hook = self.session.hook
+        hook.run_started(event=RunStarted(self._config, self.first, self.last, self._output_dir))
+        step, exported = self.first, None
+        outcome: Literal["done", "interrupted", "failed"] = "failed"
+        try:
+            step = self._take_steps()
+            if step < self.last:
+                outcome = "interrupted"
+            else:
+                exported = export_result(self.session, self.learner, self.source.step(0)[0], self._metadata(step))
+                outcome = "done"
+        except KeyboardInterrupt:
+            outcome = "interrupted"
+            raise
+        finally:
+            hook.run_ended(event=RunEnded(step, outcome, exported))
+        return TrainResult(step, outcome == "interrupted", exported)
+
+    def _take_steps(self) -> int:
+        if self.first == 0 and not self._config.validation.disable_benchmark:
+            self._make_pictures(0, "base model", self._output_dir / "benchmarks" / "base_model")
+        loop = self._loop()
+        step = self.first
+        for step in loop.run(self.first, self.last):
+            self._after_step(step, loop)
+            if self.stop.requested:
+                break
+        return step
+
+    def _loop(self) -> Loop:
+        denoiser = self.learner.components.denoiser
+        assert denoiser is not None
+        return Loop(
+            self._config,
+            self.session.hook,
+            self.learner,
+            self.source,
+            device=self.session.device,
+            dtype=self.session.dtype,
+            backward=self.session.accelerator.backward,
+            uses_dropout=has_dropout(denoiser),
+        )
+
+    def _after_step(self, step: int, loop: Loop) -> None:
+        """Save before making pictures: should these fail, nothing is lost."""
+        ends = step == self.last or self.stop.requested
+        if ends or _is_due(step, self._config.checkpoints.checkpoint_step_interval):
+            loop.guard.check()
+            self._save_checkpoint(step)
+        interval = self._config.validation.validation_step_interval
+        if not self.stop.requested and (_is_due(step, interval) or (interval and step == self.last)):
+            loop.guard.check()
+            self._make_pictures(step, "live", self._output_dir / "validation_images")
+
+    def _save_checkpoint(self, step: int) -> None:
+        state = {
+            "seed": self.session.seed,
+            "identity": self.identity,
+            "settings": scrubbed_settings(self._config),
+            "version": tuner.__version__,
+        }
+        metadata = self._metadata(step)
+        folder = write_checkpoint(
+            self._output_dir, step, state, lambda scratch: save_learner(self.learner, scratch, metadata)
+        )
+        prune_checkpoints(self._output_dir, self._config.checkpoints.checkpoints_total_limit)
+        self.session.hook.checkpoint_saved(event=CheckpointSaved(step, folder))
+
+    def _make_pictures(self, step: int, label: str, folder: Path) -> None:
+        prompts = picture_prompts(self._config)
+        if not prompts:
+            return
+        live = self.learner.components
+        assert live.denoiser is not None
+        loaded = self.session.load("codec", "scheduler")
+        components = replace(live, codec=loaded.codec, scheduler=loaded.scheduler)
+        with evaluating(live.denoiser):
+            files = make_pictures(
+                self.session.hook.validation_pipeline(components=components),
+                prompts,
+                self._read_conditioning,
+                config=self._config,
+                facts=self.session.facts,
+                seed=self.session.seed,
+                folder=folder,
+                prefix=f"step_{step}",
+            )
+        del loaded, components
+        release_memory()
+        self.session.hook.images_validated(event=ImagesValidated(step, label, files))
+
+    def _read_conditioning(self, prompt: str, role: Role) -> Conditioning:
+        row = self.data.conditionings.read(prompt, role)
+        return {name: tensor.unsqueeze(0).to(self.session.device) for name, tensor in row.items()}
+
+    def _metadata(self, step: int) -> dict[str, str]:
+        return export_metadata(self.session, step, self.identity["data"])
+
+
+def _is_due(step: int, interval: int) -> bool:
+    return interval > 0 and step % interval == 0

@@ -1,0 +1,113 @@
+"""What every stage of a run needs: the configuration, the plugins, the base model and the device."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from tuner.config import RunConfig
+from tuner.config.loading import LoadedConfig
+from tuner.errors import TunerError
+from tuner.plugins import create_extensions, create_manager
+from tuner.tracking.bars import hide_library_bars
+from tuner.training.sources import ModelSource, fetch_parts, resolve_source
+from tuner.types import ComponentRequest, Components, FamilyFacts, Part
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Session:
+    """A run's surroundings.
+
+    Attributes:
+        loaded: The checked configuration.
+        hook: The hooks of the run's one plugin manager.
+        source: The base model.
+        accelerator: Devices, as accelerate finds them.
+        seed: The seed in force.
+    """
+
+    loaded: LoadedConfig
+    hook: Any
+    source: ModelSource
+    accelerator: Accelerator
+    seed: int
+
+    @property
+    def config(self) -> RunConfig:
+        """The configuration."""
+        return self.loaded.config
+
+    @property
+    def facts(self) -> FamilyFacts:
+        """The family's facts."""
+        return self.loaded.family.facts
+
+    @property
+    def device(self) -> torch.device:
+        """Where the denoiser is."""
+        return self.accelerator.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The compute dtype."""
+        return torch.float32 if self.config.precision.mixed_precision == "no" else torch.bfloat16
+
+    @property
+    def codec_dtype(self) -> torch.dtype:
+        """The dtype in which latents are computed."""
+        return getattr(torch, self.facts.codec_dtype) if self.facts.codec_dtype else self.dtype
+
+    def load(self, *parts: Part, folder: Path | None = None) -> Components:
+        """Load parts of the base model, or of the model in `folder`."""
+        root = folder or fetch_parts(self.source, parts, self.facts)
+        request = ComponentRequest(
+            folder=root,
+            parts=frozenset(parts),
+            dtype=self.dtype,
+            dtypes={"codec": self.codec_dtype},
+            device=self.device,
+            options=self.config.family,
+        )
+        return self.hook.load_components(request=request)
+
+
+def open_session(loaded: LoadedConfig) -> Session:
+    """Put plugins, base model and device together; nothing is loaded yet.
+
+    Raises:
+        TunerError: The base model's folder is none, an extension is broken, or several processes were launched.
+    """
+    hide_library_bars()
+    extensions = create_extensions(loaded.config)
+    manager = create_manager(loaded.family, extensions)
+    source = resolve_source(loaded.config.model, loaded.family.facts)
+    accelerator = Accelerator(mixed_precision="no")
+    if accelerator.num_processes > 1:
+        raise TunerError(
+            f"{accelerator.num_processes} processes were launched; this version trains on one device\n"
+            "    -> start it without a launcher, or with num_processes 1"
+        )
+    return Session(loaded, manager.hook, source, accelerator, _seed(loaded.config.model.seed))
+
+
+def release_memory() -> None:
+    """Give memory of dropped components back to the device."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _seed(configured: int) -> int:
+    if configured == -1:
+        return secrets.randbelow(2**31 - 1) + 1
+    return time.time_ns() % (2**31 - 1) if configured == 0 else configured

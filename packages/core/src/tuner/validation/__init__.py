@@ -1,0 +1,1 @@
+"""Pictures that show what the model has learnt."""

@@ -1,0 +1,204 @@
+"""Standard LoRA and full training: what is trained, saved and loaded again."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers import SanaPipeline, SanaTransformer2DModel
+from safetensors.torch import load_file
+
+from tuner.adapters import create_trainable, load_exported
+from tuner.config.adapter import AdapterConfig
+from tuner.errors import ConfigError, ExportError, PluginError, TunerError
+from tuner.types import FamilyFacts, Flavour
+
+FACTS = FamilyFacts(
+    name="test",
+    title="Test",
+    flavours={"one": Flavour("none/none")},
+    default_flavour="one",
+    latent_channels=32,
+    latent_stride=32,
+    patch_size=1,
+    pixel_alignment=32,
+    token_limit=300,
+    adapter_targets=("to_q", "to_k", "to_v", "to_out.0"),
+    part_folders={"denoiser": ("transformer",)},
+    licence="none",
+)
+
+
+def make_denoiser(dtype=torch.float32):
+    torch.manual_seed(0)
+    model = SanaTransformer2DModel(
+        num_attention_heads=8,
+        attention_head_dim=8,
+        num_cross_attention_heads=4,
+        cross_attention_head_dim=16,
+        cross_attention_dim=64,
+        caption_channels=32,
+        num_layers=2,
+        qk_norm="rms_norm_across_heads",
+    )
+    return (model if dtype == torch.float32 else model.to(dtype)).eval()
+
+
+def make(denoiser, model_type="lora", dtype=torch.float32, facts=FACTS, seed=7, **adapter):
+    return create_trainable(
+        model_type=model_type,
+        adapter=AdapterConfig(lora_rank=4, **adapter),
+        lycoris=None,
+        facts=facts,
+        denoiser=denoiser,
+        dtype=dtype,
+        seed=seed,
+    )
+
+
+def run(model, dtype=torch.float32):
+    values = torch.Generator().manual_seed(3)
+    latents = torch.randn(2, 32, 4, 4, generator=values).to(dtype)
+    text = torch.randn(2, 5, 32, generator=values).to(dtype)
+    return model(latents, encoder_hidden_states=text, timestep=torch.tensor([100.0, 700.0])).sample
+
+
+def shake(trainable):
+    values = torch.Generator().manual_seed(11)
+    for _, parameter in trainable.named_parameters():
+        parameter.data.copy_(torch.randn(parameter.shape, generator=values) * 0.2)
+
+
+def test_a_fresh_lora_changes_nothing_and_alone_is_trained():
+    model = make_denoiser()
+    with torch.no_grad():
+        base = run(model)
+        trainable = make(model)
+        assert torch.equal(run(model), base)
+    # 2 blocks, 2 attentions, 4 layers, 2 matrices of rank 4 on sides of 64.
+    assert len(trainable.named_parameters()) == 32
+    assert trainable.parameter_count() == 32 * 4 * 64
+    assert {name for name, value in model.named_parameters() if value.requires_grad} == {
+        name for name, _ in trainable.named_parameters()
+    }
+    assert "to_out.0 4" in trainable.description()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("alpha", [None, 1.5])
+def test_diffusers_loads_what_is_exported(dtype, alpha, tmp_path):
+    model = make_denoiser(dtype)
+    trainable = make(model, dtype=dtype, lora_alpha=alpha)
+    shake(trainable)
+    path = trainable.export(tmp_path, {"step": "3"})
+    assert "transformer.transformer_blocks.0.attn1.to_q.lora_A.weight" in load_file(path)
+
+    fresh = make_denoiser(dtype)
+    pipeline = SanaPipeline(tokenizer=None, text_encoder=None, vae=None, transformer=fresh, scheduler=None)
+    pipeline.load_lora_weights(tmp_path)
+    reopened = make_denoiser(dtype)
+    assert load_exported(tmp_path, reopened) == 32
+    with torch.no_grad():
+        expected = run(model, dtype)
+        assert (expected - run(make_denoiser(dtype), dtype)).abs().max() > 1e-2
+        tolerance = 1e-6 if dtype == torch.float32 else 0
+        torch.testing.assert_close(run(fresh, dtype), expected, rtol=0, atol=tolerance)
+        torch.testing.assert_close(run(reopened, dtype), expected, rtol=0, atol=tolerance)
+
+
+def test_alpha_that_differs_from_the_rank_is_warned_of(caplog):
+    with caplog.at_level(logging.WARNING, logger="tuner"):
+        make(make_denoiser())
+        assert "lora_alpha" not in caplog.text
+        make(make_denoiser(), lora_alpha=1.0)
+    assert "4 times too strongly" in caplog.text
+
+
+def test_targets_that_the_model_lacks_are_refused():
+    with pytest.raises(PluginError, match="to_p"):
+        make(make_denoiser(), facts=replace(FACTS, adapter_targets=("to_q", "to_p")))
+
+
+def test_dtype_seed_and_state():
+    model = make_denoiser(torch.bfloat16)
+    trainable = make(model, dtype=torch.float32, seed=5)
+    assert {parameter.dtype for _, parameter in trainable.named_parameters()} == {torch.float32}
+    torch.manual_seed(99)
+    again = make(make_denoiser(torch.bfloat16), dtype=torch.float32, seed=5)
+    for name, tensor in trainable.state().items():
+        assert torch.equal(again.state()[name], tensor)
+    shake(trainable)
+    again.load_state(trainable.state())
+    with torch.no_grad():
+        assert torch.equal(run(again.denoiser, torch.bfloat16), run(model, torch.bfloat16))
+
+
+def test_disabled_and_strength():
+    model = make_denoiser()
+    with torch.no_grad():
+        base = run(model)
+    trainable = make(model)
+    shake(trainable)
+    loss = run(model).square().mean()
+    with torch.no_grad(), trainable.disabled():
+        assert torch.equal(run(model), base)
+    loss.backward()
+    assert all(parameter.grad.abs().sum() > 0 for _, parameter in trainable.named_parameters())
+    assert {name for name, value in model.named_parameters() if value.requires_grad} == {
+        name for name, _ in trainable.named_parameters()
+    }
+    with torch.no_grad():
+        trainable.set_strength(0)
+        assert torch.equal(run(model), base)
+        trainable.set_strength(1)
+        assert not torch.allclose(run(model), base, atol=1e-2)
+
+
+def test_reopening_on_another_model_is_refused(tmp_path):
+    make(make_denoiser()).export(tmp_path, {})
+    smaller = make_denoiser()
+    del smaller.transformer_blocks[1]
+    with pytest.raises(ExportError, match=r"transformer_blocks\.1\."):
+        load_exported(tmp_path, smaller)
+
+
+def test_full_training_saves_a_model_that_diffusers_loads(tmp_path):
+    model = make_denoiser()
+    trainable = make(model, model_type="full")
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert trainable.parameter_count() == sum(parameter.numel() for parameter in model.parameters())
+    folder = trainable.export(tmp_path, {"step": "3"})
+    assert folder == tmp_path / "transformer"
+    assert json.loads((folder / "training_metadata.json").read_text())["step"] == "3"
+    loaded = SanaTransformer2DModel.from_pretrained(folder)
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value)
+    with pytest.raises(ExportError, match="exists"):
+        trainable.export(tmp_path, {})
+    assert [entry.name for entry in tmp_path.iterdir()] == ["transformer"]
+
+
+def test_full_training_exports_averages_and_restores(tmp_path):
+    model = make_denoiser()
+    trainable = make(model, model_type="full")
+    before = {name: tensor.clone() for name, tensor in trainable.state().items()}
+    averages = {name: parameter.detach() * 0.5 for name, parameter in trainable.named_parameters()}
+    loaded = SanaTransformer2DModel.from_pretrained(trainable.export(tmp_path, {}, averages)).state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in averages.items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trainable.state().items())
+
+
+def test_full_training_has_no_base_and_no_adapter():
+    trainable = make(make_denoiser(), model_type="full")
+    with pytest.raises(TunerError, match="model_type lora"):
+        trainable.disabled()
+    with pytest.raises(TunerError, match="model_type lora"):
+        trainable.set_strength(0.5)
+
+
+def test_lycoris_without_its_file_is_refused():
+    with pytest.raises(ConfigError, match="lycoris_config"):
+        make(make_denoiser(), lora_type="lycoris")
