@@ -1,0 +1,1 @@
+"""Content-addressed caches of latents and conditionings."""
