@@ -48,7 +48,7 @@ def project(twin: Path, photographs: Path, tmp_path: Path, monkeypatch: pytest.M
             "id": "photographs",
             "instance_data_dir": str(photographs),
             "caption_strategy": "textfile",
-            "resolution": 128,
+            "resolution": 192,
             "resolution_type": "pixel_area",
             **(dataset or {}),
         }

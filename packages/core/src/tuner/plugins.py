@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from tuner.errors import PluginError
+from tuner.errors import PluginError, TunerError
 from tuner.hookspecs import PROJECT, ExtensionSpec, FamilySpec
 from tuner.types import FamilyFacts
 
@@ -103,6 +103,8 @@ def create_extensions(config: RunConfig) -> list[object]:
     for entry in sorted(importlib.metadata.entry_points(group=EXTENSION_GROUP), key=lambda item: item.name):
         try:
             extension = entry.load()(config)
+        except TunerError:
+            raise
         except Exception as error:
             package = entry.dist.name if entry.dist else "unknown"
             raise PluginError(

@@ -107,11 +107,18 @@ def _configure_logging(debug: bool) -> None:
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     logger = logging.getLogger("tuner")
     if not logger.handlers:
-        handler = logging.StreamHandler()
+        handler = _StandardError()
         handler.setFormatter(_Formatter())
         logger.addHandler(handler)
     logger.setLevel(logging.DEBUG if debug else logging.INFO)
     logger.propagate = False
+
+
+class _StandardError(logging.Handler):
+    """Writes to standard error as it is at that moment, which embedding programs may have replaced."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
 
 
 class _Formatter(logging.Formatter):

@@ -159,8 +159,10 @@ class Run:
         loop = self._loop()
         step = self.first
         for step in loop.run(self.first, self.last):
-            self._after_step(step, loop)
-            if self.stop.requested:
+            # Asked once: a request that comes while this step is being dealt with waits for the next one.
+            stops = self.stop.requested
+            self._after_step(step, loop, stops)
+            if stops:
                 break
         return step
 
@@ -178,14 +180,14 @@ class Run:
             uses_dropout=has_dropout(denoiser),
         )
 
-    def _after_step(self, step: int, loop: Loop) -> None:
+    def _after_step(self, step: int, loop: Loop, stops: bool) -> None:
         """Save before making pictures: should these fail, nothing is lost."""
-        ends = step == self.last or self.stop.requested
+        ends = step == self.last or stops
         if ends or _is_due(step, self._config.checkpoints.checkpoint_step_interval):
             loop.guard.check()
             self._save_checkpoint(step)
         interval = self._config.validation.validation_step_interval
-        if not self.stop.requested and (_is_due(step, interval) or (interval and step == self.last)):
+        if not stops and (_is_due(step, interval) or (interval and step == self.last)):
             loop.guard.check()
             self._make_pictures(step, "live", self._output_dir / "validation_images")
 

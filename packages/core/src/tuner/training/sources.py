@@ -12,7 +12,7 @@ from tuner.errors import TunerError
 from tuner.types import FamilyFacts, Part
 
 _SAFE_FILES = (".json", ".safetensors", ".txt", ".model", ".jinja")
-_VARIANT = re.compile(r"\.(fp16|bf16)(?=(-\d+-of-\d+)?\.safetensors$|\.safetensors\.index\.json$|\.index\.\w+\.json$)")
+_VARIANT = re.compile(r"\.(fp16|bf16)(?=[.-].*(safetensors|json)$)")
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,11 @@ def _download(source: ModelSource, folders: list[str]) -> Path:
 
 
 def _downloaded_before(source: ModelSource) -> Path | None:
-    from huggingface_hub import snapshot_download
+    """Return the folder of an earlier download; every download begins with the file that is looked for."""
+    from huggingface_hub import try_to_load_from_cache
 
-    try:
-        return Path(snapshot_download(source.name, revision=source.revision, local_files_only=True))
-    except Exception:  # nothing usable is in the local cache
-        return None
+    found = try_to_load_from_cache(source.name, "model_index.json", revision=source.revision)
+    return Path(found).parent if isinstance(found, str) else None
 
 
 def select_files(files: Iterable[str], folders: Iterable[str]) -> list[str]:

@@ -1,0 +1,1 @@
+"""The conformance kit: proofs that every model family must pass."""

@@ -1,0 +1,1 @@
+"""The proofs. They run under `pytest --tuner-family NAME`."""

@@ -1,0 +1,97 @@
+"""The data sheet, the options and the policy say what is so."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import get_args
+
+import pydantic
+import pytest
+
+from tuner.testing.family import PARTS, FamilyUnderTest
+from tuner.types import Part, QuantisationPolicy
+
+_HEAVY = ("torch", "diffusers", "transformers")
+
+
+def test_flavours_name_hub_repositories(family: FamilyUnderTest) -> None:
+    """There is a default flavour, and each flavour is an `owner/name`."""
+    facts = family.facts
+    assert facts.default_flavour in facts.flavours
+    malformed = [flavour.repo for flavour in facts.flavours.values() if flavour.repo.strip("/").count("/") != 1]
+    assert not malformed, f"not of the form owner/name: {malformed}"
+
+
+def test_every_part_has_its_folders_in_the_twin(family: FamilyUnderTest) -> None:
+    """`part_folders` names the folders that the parts are read from, as the twin has them."""
+    folders = family.facts.part_folders
+    assert {"denoiser", "codec", "scheduler"} <= folders.keys() <= set(PARTS)
+    absent = [name for names in folders.values() for name in names if not (family.twin / name).is_dir()]
+    assert not absent, f"the twin has no folder {absent}"
+    assert (family.twin / "model_index.json").is_file()
+
+
+def test_sizes_fit_each_other(family: FamilyUnderTest) -> None:
+    """Every picture of aligned sides is a whole number of tokens."""
+    facts = family.facts
+    cell = facts.latent_stride * facts.patch_size
+    assert facts.pixel_alignment % cell == 0, (
+        f"pixel_alignment ({facts.pixel_alignment}) must be a multiple of latent_stride * patch_size ({cell})"
+    )
+    assert facts.canvas_limit is None or facts.canvas_limit >= facts.pixel_alignment**2
+    assert facts.token_limit is None or facts.token_limit > 0
+
+
+def test_adapter_targets_and_class_aliases_match_the_denoiser(family: FamilyUnderTest) -> None:
+    """Names that adapters are put on exist in the network, so that none of them silently does nothing."""
+    denoiser = family.components.denoiser
+    assert denoiser is not None
+    names = [name for name, _ in denoiser.named_modules()]
+    targets = family.facts.adapter_targets
+    assert targets
+    unmatched = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in names)]
+    assert not unmatched, f"adapter_targets match no layer: {unmatched}"
+    classes = {type(module).__name__ for module in denoiser.modules()}
+    unknown = {name for known in family.facts.class_aliases.values() for name in known} - classes
+    assert not unknown, f"class_aliases name classes that the denoiser does not have: {sorted(unknown)}"
+
+
+def test_describing_the_family_imports_nothing_heavy(family: FamilyUnderTest) -> None:
+    """The command line can describe the family at once."""
+    code = (
+        "import sys; from tuner.plugins import load_family; load_family(sys.argv[1]); "
+        f"print(*[name for name in {_HEAVY} if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, family.name],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not done.stdout.split(), f"describe_family, or importing the plugin, imports {done.stdout.strip()}"
+
+
+def test_options_have_defaults(family: FamilyUnderTest) -> None:
+    """A run that sets none of the family's options is a valid one."""
+    assert isinstance(family.facts.options(), pydantic.BaseModel)
+
+
+def test_unknown_option_is_refused(family: FamilyUnderTest) -> None:
+    """A misspelt option stops a run instead of being ignored."""
+    with pytest.raises(pydantic.ValidationError):
+        family.facts.options.model_validate({"no_such_option": 1})
+
+
+def test_quantisation_policy_is_well_formed(family: FamilyUnderTest) -> None:
+    """The policy speaks of parts that exist, allows something for each and gives a reason for every refusal."""
+    policy = family.hooks.quantisation_policy(options=family.facts.options())
+    assert isinstance(policy, QuantisationPolicy)
+    assert policy.parts.keys() <= set(get_args(Part))
+    for part, rules in policy.parts.items():
+        assert "no_change" in rules.allowed, f"{part}: a part can always be left as it is"
+        assert not set(rules.allowed) & rules.refused.keys(), f"{part}: a value is both allowed and refused"
+        assert all(reason.strip() for reason in rules.refused.values()), f"{part}: a refusal needs a reason"

@@ -1,0 +1,161 @@
+"""Base weights from folders and from a hub: a real client against a small server on loopback."""
+
+import hashlib
+import json
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlparse
+
+import pytest
+
+from tuner.config.model import ModelConfig
+from tuner.errors import TunerError
+from tuner.training.sources import ModelSource, fetch_parts, resolve_source, select_files
+from tuner.types import FamilyFacts, Flavour
+
+COMMIT = "a" * 40
+FACTS = FamilyFacts(
+    name="toy", title="Toy", flavours={"a": Flavour("owner/a"), "b": Flavour("owner/b")}, default_flavour="a",
+    latent_channels=4, latent_stride=8, patch_size=2, pixel_alignment=64, token_limit=None, adapter_targets=(),
+    part_folders={"denoiser": ("transformer",), "codec": ("vae",)}, licence="mit",
+)  # fmt: skip
+
+
+def model(**settings):
+    return ModelConfig(model_family="toy", model_type="lora", output_dir="output", **settings)
+
+
+def test_flavours_repositories_and_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert resolve_source(model(), FACTS) == ModelSource("owner/a", False)
+    assert resolve_source(model(model_flavour="b", revision="v2"), FACTS) == ModelSource("owner/b", False, "v2")
+    assert resolve_source(model(pretrained_model_name_or_path="x/y"), FACTS).name == "x/y"
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(TunerError, match=r"no model_index\.json"):
+        resolve_source(model(pretrained_model_name_or_path="mine"), FACTS)
+    (tmp_path / "mine" / "model_index.json").write_text("{}")
+    assert resolve_source(model(pretrained_model_name_or_path="mine"), FACTS).is_local
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "./missing", "~/missing", "just-a-name", "a/b/c"])
+def test_what_is_neither_folder_nor_repository_is_refused(name):
+    with pytest.raises(TunerError, match="neither a folder nor a repository"):
+        resolve_source(model(pretrained_model_name_or_path=name), FACTS)
+
+
+def test_a_folder_without_a_part_is_refused(tmp_path):
+    (tmp_path / "transformer").mkdir()
+    source = ModelSource(str(tmp_path), True)
+    assert fetch_parts(source, ["denoiser"], FACTS) == tmp_path
+    with pytest.raises(TunerError, match="has no folder vae"):
+        fetch_parts(source, ["denoiser", "codec"], FACTS)
+
+
+def test_one_precision_and_only_safe_files_are_chosen():
+    files = [
+        "transformer/config.json", "transformer/diffusion_pytorch_model.bin",
+        "transformer/diffusion_pytorch_model.safetensors", "transformer/diffusion_pytorch_model.fp16.safetensors",
+        "vae/diffusion_pytorch_model.bf16.safetensors", "vae/diffusion_pytorch_model.fp16.safetensors",
+        "vae/config.json", "vae/script.py", "README.md",
+        "text/model.fp16-00001-of-00002.safetensors", "text/model-00001-of-00002.safetensors",
+        "text/model.safetensors.index.json", "text/model.safetensors.index.fp16.json",
+    ]  # fmt: skip
+    assert select_files(files, ["transformer"]) == [
+        "transformer/config.json", "transformer/diffusion_pytorch_model.safetensors"
+    ]  # fmt: skip
+    assert select_files(files, ["vae"]) == ["vae/diffusion_pytorch_model.bf16.safetensors", "vae/config.json"]
+    assert select_files(files, ["text"]) == [
+        "text/model-00001-of-00002.safetensors", "text/model.safetensors.index.json"
+    ]  # fmt: skip
+
+
+class Hub(BaseHTTPRequestHandler):
+    """The endpoints that a download needs."""
+
+    files = {  # noqa: RUF012 - set anew for no test
+        "model_index.json": b"{}",
+        "transformer/config.json": b'{"a": 1}',
+        "transformer/model.safetensors": b"weights",
+        "transformer/model.bin": b"pickle",
+        "vae/config.json": b"{}",
+    }
+    asked: list[str] = []  # noqa: RUF012
+
+    def do_HEAD(self):
+        self.respond(body=False)
+
+    def do_GET(self):
+        self.respond(body=True)
+
+    def respond(self, body):
+        path = urlparse(self.path).path
+        self.asked.append(path)
+        if path.startswith("/api/models/owner/a/tree/"):
+            entries = [
+                {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+                for name, data in self.files.items()
+            ]
+            content = json.dumps(entries).encode()
+        elif path.startswith("/api/models/owner/a"):
+            siblings = [{"rfilename": name} for name in self.files]
+            content = json.dumps({"id": "owner/a", "sha": COMMIT, "siblings": siblings}).encode()
+        else:
+            content = self.files.get(path.partition(f"/resolve/{COMMIT}/")[2])
+        self.send_response(200 if content is not None else 404)
+        content = content or b""
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.end_headers()
+        if body:
+            self.wfile.write(content)
+
+    def log_message(self, *arguments):
+        pass
+
+
+DOWNLOAD = """
+import sys
+sys.path.insert(0, {folder!r})
+from test_sources import FACTS
+from tuner.training.sources import ModelSource, fetch_parts
+folder = fetch_parts(ModelSource(sys.argv[1], False), ["denoiser"], FACTS)
+print(sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()))
+"""
+
+
+@pytest.fixture
+def download(tmp_path, monkeypatch):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
+    folder = str(__import__("pathlib").Path(__file__).parent)
+
+    def run(repo):
+        command = [sys.executable, "-c", DOWNLOAD.format(folder=folder), repo]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    yield run
+    server.shutdown()
+
+
+def test_the_endpoint_is_honoured_and_only_what_is_needed_comes(download, monkeypatch):
+    run = download
+    result = run("owner/a")
+    assert "['model_index.json', 'transformer/config.json', 'transformer/model.safetensors']" in result.stdout
+    assert not any("model.bin" in path or "vae" in path for path in Hub.asked)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "transformer/model.safetensors" in run("owner/a").stdout
+
+
+def test_a_repository_that_cannot_be_had_is_named(download):
+    run = download
+    result = run("owner/missing")
+    assert result.returncode == 1
+    assert "cannot download owner/missing from the hub" in result.stderr
+    assert "HF_ENDPOINT" in result.stderr
