@@ -23,7 +23,8 @@ def describe_family():
         name="toy", title="Toy", flavours={"a": Flavour("owner/a"), "b": Flavour("owner/b")}, default_flavour="a",
         latent_channels=4, latent_stride=8, patch_size=2, pixel_alignment=64, token_limit=77,
         adapter_targets=("to_q",), part_folders={}, licence="mit", options=Options,
-        setting_defaults={"learning_rate": 1e-5},
+        setting_defaults={"learning_rate": 1e-5, "flow_sigmoid_scale": 2.0},
+        inert_settings={"flow_sigmoid_scale": "Toy draws its own", "ema_update_interval": "Toy has none"},
     )
 
 
@@ -154,6 +155,12 @@ def test_settings_without_effect_are_in_the_receipt(project):
     assert loaded.unread["flow_schedule_shift"] == "flow_schedule_auto_shift is True"
     assert "validation_prompt" in loaded.unread["validation_guidance"]
     assert "lora_rank" not in loaded.unread
+
+
+def test_settings_that_mean_nothing_to_a_family_are_replaced_and_reported(project):
+    loaded = load_config(write(project, flow_sigmoid_scale=9.0, use_ema=True, ema_update_interval=7))
+    assert (loaded.config.flow.flow_sigmoid_scale, loaded.config.ema.ema_update_interval) == (2.0, 1)
+    assert loaded.unread == {"flow_sigmoid_scale": "Toy draws its own", "ema_update_interval": "Toy has none"}
 
 
 def test_comments_and_trailing_commas_are_forgiven_with_their_line(project):

@@ -48,7 +48,7 @@ def test_what_is_neither_folder_nor_repository_is_refused(name):
 def test_a_folder_without_a_part_is_refused(tmp_path):
     (tmp_path / "transformer").mkdir()
     source = ModelSource(str(tmp_path), True)
-    assert fetch_parts(source, ["denoiser"], FACTS) == tmp_path
+    assert fetch_parts(source, ["denoiser"], FACTS).root == tmp_path
     with pytest.raises(TunerError, match="has no folder vae"):
         fetch_parts(source, ["denoiser", "codec"], FACTS)
 
@@ -121,7 +121,7 @@ import sys
 sys.path.insert(0, {folder!r})
 from test_sources import FACTS
 from tuner.training.sources import ModelSource, fetch_parts
-folder = fetch_parts(ModelSource(sys.argv[1], False), ["denoiser"], FACTS)
+folder = fetch_parts(ModelSource(sys.argv[1], False), ["denoiser"], FACTS).root
 print(sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()))
 """
 

@@ -73,8 +73,9 @@ class FamilySpec:
 
         Called without gradients while the text cache is filled. Returns tensors whose first dimension is
         `len(prompts)`. The core stores them one prompt at a time and stacks any of them into a batch later,
-        so every tensor's remaining shape must be the same for all prompts. A family that has no text encoder
-        returns what its denoiser needs instead, such as token ids.
+        so every tensor's remaining shape must be the same for all prompts, except for the length of those that
+        `FamilyFacts.conditioning_padding` names. A family that has no text encoder returns what its denoiser
+        needs instead, such as token ids.
         """
 
     @hookspec(firstresult=True)

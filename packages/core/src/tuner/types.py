@@ -67,12 +67,18 @@ class FamilyFacts:
         licence: Licence of the default weights, as the hub names it.
         class_aliases: Class names that people write in LyCORIS presets -> this family's own class names.
         canvas_limit: Largest number of pixels in a picture, or None.
+        side_limit: The denoiser's config.json, parsed -> longest side of a picture in pixels.
         codec_version: Changes whenever the codec's `encode` gives other numbers for the same weights.
         codec_dtype: dtype in which latents are computed, by name; None for the compute dtype.
         conditioning_masks: Conditioning tensor -> the tensor that masks its padding (1 keep, 0 ignore).
+        conditioning_padding: Conditioning tensors whose rows differ in length -> the value that fills the end of
+            shorter rows when they are stacked.
+        borrowed_folders: Sub-folder -> hub repository that holds it where the model's own repository lacks it.
         tiny_autoencoder: Hub repository of a tiny autoencoder for previews, or None.
         options: pydantic model of the family's own settings; its fields join the configuration's keys.
         setting_defaults: Defaults of core settings that differ in this family.
+        inert_settings: Core settings that mean nothing in this family -> why; values that people give are
+            reported and replaced by the default.
         advice: Topic -> advice for people (learning rates, memory), marked with its source.
     """
 
@@ -90,12 +96,16 @@ class FamilyFacts:
     licence: str
     class_aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     canvas_limit: int | None = None
+    side_limit: Callable[[Mapping[str, Any]], int] | None = None
     codec_version: str = "1"
     codec_dtype: str | None = None
     conditioning_masks: Mapping[str, str] = field(default_factory=dict)
+    conditioning_padding: Mapping[str, float] = field(default_factory=dict)
+    borrowed_folders: Mapping[str, str] = field(default_factory=dict)
     tiny_autoencoder: str | None = None
     options: type[BaseModel] = NoOptions
     setting_defaults: Mapping[str, Any] = field(default_factory=dict)
+    inert_settings: Mapping[str, str] = field(default_factory=dict)
     advice: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -104,12 +114,13 @@ class ComponentRequest:
     """Which parts to load, from where and how.
 
     Attributes:
-        folder: A local folder in diffusers layout that holds the parts asked for.
+        folder: A local folder in diffusers layout that holds the parts asked for, but for `borrowed` ones.
         parts: The parts asked for; no other may be loaded.
         dtype: dtype of every part that `dtypes` does not name.
         dtypes: dtype by part.
         device: Where the parts are put.
         options: The family's own settings, an instance of `FamilyFacts.options`.
+        borrowed: Local folders of the sub-folders that come from another repository.
     """
 
     folder: Path
@@ -118,6 +129,11 @@ class ComponentRequest:
     device: torch.device
     options: BaseModel
     dtypes: Mapping[Part, torch.dtype] = field(default_factory=dict)
+    borrowed: Mapping[str, Path] = field(default_factory=dict)
+
+    def path_of(self, subfolder: str) -> Path:
+        """Return the folder that holds what the diffusers layout has in `subfolder`."""
+        return self.borrowed.get(subfolder, self.folder / subfolder)
 
     def dtype_of(self, part: Part) -> torch.dtype:
         """Return the dtype in which `part` is wanted."""
@@ -201,8 +217,8 @@ class Sampler:
     Attributes:
         pipeline: The pipeline. Called with `arguments(...)`, `height`, `width`, `num_inference_steps`,
             `guidance_argument`, `generator` or `latents`, and `output_type`.
-        arguments: (conditioning, negative conditioning or None) -> keyword arguments of the pipeline,
-            the family's constant ones included.
+        arguments: (conditioning, negative conditioning or None without guidance) -> keyword arguments of the
+            pipeline, the family's constant ones included.
         guidance_argument: Keyword of the guidance scale.
     """
 

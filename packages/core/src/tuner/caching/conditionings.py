@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from tuner.caching.filling import FillReport, Progress, is_finite
 from tuner.caching.fingerprints import hash_fields
@@ -121,9 +122,22 @@ class ConditioningCache:
         return rows
 
 
-def collate(rows: Sequence[Mapping[str, Tensor]]) -> Conditioning:
-    """Stack rows of equal names and shapes into one conditioning, in the order given."""
-    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+def collate(rows: Sequence[Mapping[str, Tensor]], padding: Mapping[str, float] | None = None) -> Conditioning:
+    """Stack rows of equal names into one conditioning, in the order given.
+
+    Args:
+        rows: One per sample; shapes are equal, except for the first dimension of what `padding` names.
+        padding: Tensor name -> value that fills the end of shorter rows.
+    """
+    padding = padding or {}
+    stacked = {}
+    for name in rows[0]:
+        tensors = [row[name] for row in rows]
+        if name in padding:
+            stacked[name] = pad_sequence(tensors, batch_first=True, padding_value=padding[name])
+        else:
+            stacked[name] = torch.stack(tensors)
+    return stacked
 
 
 def _batches(requests: Sequence[Request], batch_size: int) -> Iterator[tuple[list[str], Role]]:

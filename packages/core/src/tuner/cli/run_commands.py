@@ -33,10 +33,12 @@ def check(request: SettingsRequest) -> int:
     print(f"configuration: {', '.join(map(str, loaded.files))}")
     print(f"family:        {facts.title}, {loaded.family.entry.package} {loaded.family.entry.version}")
     from tuner.data.report import format_plan
-    from tuner.training.data import open_index, plan_data
+    from tuner.training.data import open_index, plan_data, side_limit
+    from tuner.training.sources import resolve_source
 
+    limit = side_limit(resolve_source(config.model, facts), facts, download=False)
     with closing(open_index(config)) as index:
-        print(format_plan(plan_data(config, facts, config.model.seed, index)))
+        print(format_plan(plan_data(config, facts, config.model.seed, index, side_limit=limit)))
     _show_receipt(loaded)
     print("everything that can be checked without loading a model is in order")
     return 0
@@ -64,5 +66,4 @@ def _show_receipt(loaded: LoadedConfig) -> None:
     for line in loaded.warnings:
         logger.warning("%s", line)
     for key, reason in loaded.unread.items():
-        origin = loaded.given[key].origin if key in loaded.given else "data set file"
-        logger.warning("%s (%s) has no effect in this run: %s", key, origin, reason)
+        logger.warning("%s has no effect in this run: %s", key, reason)

@@ -130,6 +130,7 @@ def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Loade
     facts = family.facts
     given, problems = collect([("family", _family_defaults(family)), *sources], facts.options)
     reading.problems += problems
+    given, inert = _without_inert(given, family)
     topics, problems = build_topics(given, facts.options)
     reading.problems += problems + checks.conflicts(topics, given, facts)
     parts = _referenced(topics, given, reading)
@@ -137,7 +138,7 @@ def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Loade
         raise ConfigError(reading.problems)
     config = RunConfig(**topics, **parts)
     reading.warnings += checks.warnings(topics, facts)
-    unread = unread_settings(config, given, facts)
+    unread = {**inert, **unread_settings(config, given, facts)}
     return LoadedConfig(config, family, given, tuple(reading.warnings), unread, tuple(reading.files))
 
 
@@ -159,6 +160,14 @@ def _family(sources: list[tuple[str, Mapping[str, Any]]], reading: _Reading) -> 
     except PluginError as error:
         reading.problems.append(Problem(str(error), origin, "model_family"))
         return None
+
+
+def _without_inert(given: dict[str, Given], family: Family) -> tuple[dict[str, Given], dict[str, str]]:
+    """Put the family's defaults in place of values that mean nothing to it; also return the reasons by key."""
+    reasons = family.facts.inert_settings
+    inert = {key: reasons[key] for key, value in given.items() if key in reasons and value.origin != "family"}
+    defaults = {key: Given(value, "family") for key, value in _family_defaults(family).items() if key in inert}
+    return {**{key: value for key, value in given.items() if key not in inert}, **defaults}, inert
 
 
 def _family_defaults(family: Family) -> dict[str, Any]:

@@ -38,6 +38,7 @@ def build_plan(
     seed: int,
     index: FileIndex,
     canvas_limit: int | None = None,
+    side_limit: int | None = None,
     stride: int = 1,
     excluded: Mapping[str, str] | None = None,
     source: str = "data set file",
@@ -55,6 +56,7 @@ def build_plan(
         index: Remembers headers, so that planning again opens no picture.
         canvas_limit: Largest number of pixels that the model takes. Buckets that rounding or an aspect takes
             beyond it are made smaller.
+        side_limit: Longest side in pixels that the model takes; buckets beyond it are cropped to it.
         stride: Pixels per latent cell. Sides are multiples of it, too.
         excluded: Sample key -> why it must not be used, such as pixels that turned out to be damaged.
         source: Name of the data set file, for messages.
@@ -64,8 +66,8 @@ def build_plan(
             resolution beyond the canvas limit. All of them at once.
         DatasetError: Data sets of which no picture is left.
     """
-    rules = SizeRules(math.lcm(alignment, stride), aspect_rounding, canvas_limit)
-    problems = [problem for dataset in datasets for problem in _problems(dataset, canvas_limit, source)]
+    rules = SizeRules(math.lcm(alignment, stride), aspect_rounding, canvas_limit, side_limit)
+    problems = [problem for dataset in datasets for problem in _problems(dataset, rules, source)]
     if problems:
         raise ConfigError(problems)
     buckets: list[Bucket] = []
@@ -98,7 +100,7 @@ def _garbage_kept() -> Iterator[None]:
             gc.enable()
 
 
-def _problems(dataset: DatasetConfig, canvas_limit: int | None, source: str) -> Iterable[Problem]:
+def _problems(dataset: DatasetConfig, rules: SizeRules, source: str) -> Iterable[Problem]:
     name = f"{source}, data set {dataset.id!r}"
     folder = dataset.instance_data_dir
     if not folder.is_dir():
@@ -110,6 +112,11 @@ def _problems(dataset: DatasetConfig, canvas_limit: int | None, source: str) -> 
         remedy = "use center, random or corner"
         yield Problem("face is not available yet", name, "crop_style", remedy)
     edge = edge_of(dataset.resolution, dataset.resolution_type)
+    canvas_limit = rules.canvas_limit
+    if rules.side_limit is not None and edge > rules.side_limit:
+        message = f"{dataset.resolution:g} ({dataset.resolution_type}) asks for sides of {edge:.0f} pixels"
+        remedy = f"choose a resolution of at most {rules.side_limit} pixels"
+        yield Problem(f"{message}; the model takes at most {rules.side_limit}", name, "resolution", remedy)
     if canvas_limit is not None and edge * edge > canvas_limit:
         most = canvas_limit / 1024**2 if dataset.resolution_type == "area" else math.isqrt(canvas_limit)
         yield Problem(

@@ -27,11 +27,13 @@ class SizeRules:
         alignment: Sides are multiples of this many pixels.
         aspect_rounding: Decimals to which the aspect of a picture is rounded before its bucket is chosen.
         canvas_limit: Largest number of pixels, or None.
+        side_limit: Longest side in pixels, or None.
     """
 
     alignment: int
     aspect_rounding: int
     canvas_limit: int | None = None
+    side_limit: int | None = None
 
 
 def edge_of(value: float, unit: ResolutionType) -> float:
@@ -115,6 +117,9 @@ def bucket_size(dataset: DatasetConfig, source: Size, rules: SizeRules, seed: in
         dataset.resolution_type,
         rules.alignment,
     )
+    if rules.side_limit is not None:
+        longest = max(1, rules.side_limit // rules.alignment) * rules.alignment
+        size = min(size[0], longest), min(size[1], longest)
     return fit_canvas(size, rules.canvas_limit, rules.alignment)
 
 

@@ -43,7 +43,7 @@ def load_model(request: ComponentRequest, part: Part, subfolder: str, model_clas
     """
     from diffusers import ModelMixin
 
-    folder = _part_folder(request.folder, subfolder, "config.json")
+    folder = _part_folder(request.path_of(subfolder), "config.json")
     dtype = request.dtype_of(part)
     if issubclass(model_class, ModelMixin):
         _check_class(folder / "config.json", model_class.__name__)
@@ -72,7 +72,7 @@ def load_tokenizer(request: ComponentRequest, subfolder: str = "tokenizer") -> A
     """
     from transformers import AutoTokenizer
 
-    folder = _part_folder(request.folder, subfolder, "tokenizer_config.json")
+    folder = _part_folder(request.path_of(subfolder), "tokenizer_config.json")
     try:
         return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the readers raise whatever their formats raise
@@ -89,7 +89,7 @@ def load_scheduler(request: ComponentRequest, subfolder: str = "scheduler") -> A
     """
     import diffusers
 
-    folder = _part_folder(request.folder, subfolder, "scheduler_config.json")
+    folder = _part_folder(request.path_of(subfolder), "scheduler_config.json")
     name = _read_json(folder / "scheduler_config.json").get("_class_name")
     scheduler_class = getattr(diffusers, str(name), None)
     if not (isinstance(scheduler_class, type) and issubclass(scheduler_class, diffusers.SchedulerMixin)):
@@ -101,8 +101,7 @@ def load_scheduler(request: ComponentRequest, subfolder: str = "scheduler") -> A
     return loader.from_pretrained(str(folder), local_files_only=True)
 
 
-def _part_folder(root: Path, subfolder: str, needed: str) -> Path:
-    folder = root / subfolder
+def _part_folder(folder: Path, needed: str) -> Path:
     if not (folder / needed).is_file():
         raise ModelFolderError(
             f"{folder}: {needed} is missing; a model in diffusers layout has it there\n"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from tuner.caching.conditionings import collate
 from tuner.data.order import Draw, batches_per_epoch, micro_batch
 from tuner.data.plan import Plan
 from tuner.data.sample import Sample
@@ -57,6 +58,7 @@ class BatchSource:
         caption_dropout: Chance of the empty caption.
         read_latent: Sample -> its latent, without batch dimension.
         read_conditioning: (prompt, role) -> its conditioning, one row without batch dimension.
+        conditioning_padding: Fills the end of shorter conditionings, see `FamilyFacts`.
         pin: Whether to pin the host memory for faster copies to an accelerator.
     """
 
@@ -68,6 +70,7 @@ class BatchSource:
     caption_dropout: float
     read_latent: Callable[[Sample], Tensor]
     read_conditioning: Callable[[str, Role], Conditioning]
+    conditioning_padding: Mapping[str, float] = field(default_factory=dict)
     pin: bool = False
 
     def step(self, step: int) -> list[DrawnBatch]:
@@ -100,7 +103,7 @@ class BatchSource:
             latents=latents,
             noise=noise,
             sigma=torch.tensor(sigmas, dtype=torch.float32),
-            conditioning={name: torch.stack([row[name] for row in rows]) for name in rows[0]},
+            conditioning=collate(rows, self.conditioning_padding),
         )
         return _pinned(drawn) if self.pin else drawn
 

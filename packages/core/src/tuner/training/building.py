@@ -64,6 +64,7 @@ def build_source(session: Session, learner: Learner, data: PreparedData) -> Batc
         caption_dropout=optimisation.caption_dropout_probability,
         read_latent=data.latents.read,
         read_conditioning=data.conditionings.read,
+        conditioning_padding=session.facts.conditioning_padding,
         pin=session.device.type == "cuda",
     )
 

@@ -21,7 +21,7 @@ from tuner.data.plan import Plan
 from tuner.data.sample import Sample
 from tuner.tracking.bars import Progress
 from tuner.training.session import Session, release_memory
-from tuner.training.sources import fetch_parts
+from tuner.training.sources import ModelSource, denoiser_config, fetch_parts
 from tuner.types import Conditioning, FamilyFacts, LatentCodec, Part, Role
 from tuner.validation.pictures import picture_prompts
 
@@ -38,9 +38,23 @@ class PreparedData:
 
 
 def plan_data(
-    config: RunConfig, facts: FamilyFacts, seed: int, index: FileIndex, excluded: Mapping[str, str] | None = None
+    config: RunConfig,
+    facts: FamilyFacts,
+    seed: int,
+    index: FileIndex,
+    *,
+    side_limit: int | None = None,
+    excluded: Mapping[str, str] | None = None,
 ) -> Plan:
     """Plan buckets and batches; reads file headers only.
+
+    Args:
+        config: The configuration.
+        facts: The family's facts.
+        seed: The run's seed.
+        index: Memo of file sizes.
+        side_limit: Longest side of a picture, in pixels, see `side_limit`.
+        excluded: Sample key -> why it must not be used.
 
     Raises:
         DatasetError: A data set has nothing to train on.
@@ -55,9 +69,21 @@ def plan_data(
         seed=seed,
         index=index,
         canvas_limit=facts.canvas_limit,
+        side_limit=side_limit,
         stride=facts.latent_stride * facts.patch_size,
         excluded=excluded or {},
     )
+
+
+def side_limit(source: ModelSource, facts: FamilyFacts, download: bool = True) -> int | None:
+    """Return the longest side that the model takes, in pixels, where its weights set one.
+
+    None too if they are not at hand and `download` is false.
+    """
+    if facts.side_limit is None:
+        return None
+    config = denoiser_config(source, facts, download)
+    return None if config is None else facts.side_limit(config)
 
 
 def open_index(config: RunConfig) -> FileIndex:
@@ -86,12 +112,13 @@ def prepare_data(session: Session) -> PreparedData:
     """
     config, facts = session.config, session.facts
     index = open_index(config)
-    plan = plan_data(config, facts, session.seed, index)
+    longest = side_limit(session.source, facts)
+    plan = plan_data(config, facts, session.seed, index, side_limit=longest)
     latents, unreadable = _fill_latents(session, plan, index)
     if unreadable:
         for key, reason in unreadable.items():
             logger.warning("%s is left out: %s", key, reason)
-        plan = plan_data(config, facts, session.seed, index, excluded=unreadable)
+        plan = plan_data(config, facts, session.seed, index, side_limit=longest, excluded=unreadable)
     conditionings = _fill_conditionings(session, plan)
     return PreparedData(plan, latents, conditionings)
 
@@ -184,9 +211,10 @@ def _versions(*packages: str) -> str:
 
 
 def _fingerprint(session: Session, part: Part) -> str:
-    folder = fetch_parts(session.source, [part], session.facts)
+    folders = fetch_parts(session.source, [part], session.facts)
     memo = session.config.caching.cache_dir / "fingerprints.json"
-    return weights_fingerprint(folder, session.facts.part_folders[part], memo)
+    names = session.facts.part_folders[part]
+    return " ".join(weights_fingerprint(folders.path_of(name), ["."], memo) for name in names)
 
 
 class _bar:  # noqa: N801 - used like a function

@@ -79,10 +79,10 @@ def _write_pipeline(
     scratch = target.with_name(f".pipeline-{uuid.uuid4().hex}")
     try:
         learner.trainable.export(scratch, metadata, weights)
-        shutil.copyfile(base / "model_index.json", scratch / "model_index.json")
+        shutil.copyfile(base.root / "model_index.json", scratch / "model_index.json")
         for folder in sorted({folder for part in parts for folder in session.facts.part_folders[part]}):
             if not (scratch / folder).exists():
-                shutil.copytree(base / folder, scratch / folder)
+                shutil.copytree(base.path_of(folder), scratch / folder)
         _make_room(target, scratch)
         scratch.rename(target)
     finally:

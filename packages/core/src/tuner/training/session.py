@@ -18,7 +18,7 @@ from tuner.config.loading import LoadedConfig
 from tuner.errors import TunerError
 from tuner.plugins import create_extensions, create_manager
 from tuner.tracking.bars import hide_library_bars
-from tuner.training.sources import ModelSource, fetch_parts, resolve_source
+from tuner.training.sources import ModelFolders, ModelSource, fetch_parts, resolve_source
 from tuner.types import ComponentRequest, Components, FamilyFacts, Part
 
 logger = logging.getLogger(__name__)
@@ -69,9 +69,10 @@ class Session:
 
     def load(self, *parts: Part, folder: Path | None = None) -> Components:
         """Load parts of the base model, or of the model in `folder`."""
-        root = folder or fetch_parts(self.source, parts, self.facts)
+        folders = ModelFolders(folder) if folder else fetch_parts(self.source, parts, self.facts)
         request = ComponentRequest(
-            folder=root,
+            folder=folders.root,
+            borrowed=folders.borrowed,
             parts=frozenset(parts),
             dtype=self.dtype,
             dtypes={"codec": self.codec_dtype},

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tuner.config.model import ModelConfig
 from tuner.errors import TunerError
@@ -54,37 +56,98 @@ def resolve_source(model: ModelConfig, facts: FamilyFacts) -> ModelSource:
     return ModelSource(named, False, model.revision)
 
 
-def fetch_parts(source: ModelSource, parts: Iterable[Part], facts: FamilyFacts) -> Path:
-    """Return a local folder that holds `parts` of the model, downloading what is missing.
+@dataclass(frozen=True)
+class ModelFolders:
+    """Local folders of a base model.
+
+    Attributes:
+        root: The folder in diffusers layout.
+        borrowed: Folders of the sub-folders that another repository holds.
+    """
+
+    root: Path
+    borrowed: Mapping[str, Path] = field(default_factory=dict)
+
+    def path_of(self, subfolder: str) -> Path:
+        """Return the folder that holds what the diffusers layout has in `subfolder`."""
+        return self.borrowed.get(subfolder, self.root / subfolder)
+
+
+def fetch_parts(source: ModelSource, parts: Iterable[Part], facts: FamilyFacts) -> ModelFolders:
+    """Return local folders that hold `parts` of the model, downloading what is missing.
 
     Only JSON, tokenizer and safetensors files are fetched, and weights of one precision only.
 
     Raises:
-        TunerError: A sub-folder is missing, or the repository cannot be reached.
+        TunerError: A sub-folder is missing, or a repository cannot be reached.
     """
     folders = sorted({folder for part in parts for folder in facts.part_folders[part]})
     root = Path(source.name).expanduser() if source.is_local else _download(source, folders)
     missing = [folder for folder in folders if not (root / folder).is_dir()]
-    if missing:
-        raise TunerError(f"{source.name} has no folder {', '.join(missing)}, which {facts.title} needs")
-    return root
+    unknown = [folder for folder in missing if folder not in facts.borrowed_folders]
+    if unknown:
+        raise TunerError(f"{source.name} has no folder {', '.join(unknown)}, which {facts.title} needs")
+    return ModelFolders(root, {folder: _borrow(folder, facts.borrowed_folders[folder]) for folder in missing})
 
 
-def _download(source: ModelSource, folders: list[str]) -> Path:
+def denoiser_config(source: ModelSource, facts: FamilyFacts, download: bool = True) -> dict[str, Any] | None:
+    """Return the parsed config.json of the denoiser, or None where it is not at hand and `download` is false."""
+    name = f"{facts.part_folders['denoiser'][0]}/config.json"
+    if source.is_local:
+        path = Path(source.name).expanduser() / name
+    else:
+        found = _config_from_hub(source, name, download)
+        if found is None:
+            return None
+        path = found
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TunerError(f"{path} cannot be read: {error}\n    -> check pretrained_model_name_or_path") from error
+
+
+def _config_from_hub(source: ModelSource, name: str, download: bool) -> Path | None:
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    found = try_to_load_from_cache(source.name, name, revision=source.revision)
+    if isinstance(found, str):
+        return Path(found)
+    if not download:
+        return None
+    try:
+        return Path(hf_hub_download(source.name, name, revision=source.revision))
+    except Exception as error:  # the client raises its own, the transport's and the operating system's errors
+        raise TunerError(_unreachable(source, error)) from error
+
+
+def _borrow(folder: str, repository: str) -> Path:
+    """Return a sub-folder of another repository, or its root where it has no such sub-folder."""
+    root = _download(ModelSource(repository, False), [folder], or_root=True)
+    return root / folder if (root / folder).is_dir() else root
+
+
+def _download(source: ModelSource, folders: list[str], or_root: bool = False) -> Path:
     from huggingface_hub import HfApi, snapshot_download
 
     try:
         files = HfApi().list_repo_files(source.name, revision=source.revision)
         wanted = ["model_index.json", *select_files(files, folders)]
+        if or_root and len(wanted) == 1:
+            wanted = [name for name in files if "/" not in name and name.endswith(_SAFE_FILES)]
         return Path(snapshot_download(source.name, revision=source.revision, allow_patterns=wanted))
     except Exception as error:  # the client raises its own, the transport's and the operating system's errors
         local = _downloaded_before(source)
         if local is not None:
             return local
-        raise TunerError(
-            f"cannot download {source.name} from the hub: {type(error).__name__}: {str(error).splitlines()[0]}\n"
-            "    -> check the name, the connection and `hf auth login`; HF_ENDPOINT names a mirror"
-        ) from error
+        raise TunerError(_unreachable(source, error)) from error
+
+
+def _unreachable(source: ModelSource, error: Exception) -> str:
+    reason = (str(error).splitlines() or [""])[0]
+    return (
+        f"cannot download {source.name} from the hub: {type(error).__name__}: {reason}\n"
+        "    -> check the name, the connection and `hf auth login`; HF_ENDPOINT names a mirror"
+    )
 
 
 def _downloaded_before(source: ModelSource) -> Path | None:
