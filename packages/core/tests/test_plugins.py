@@ -1,12 +1,14 @@
 """Discovery and isolation, with real distributions on the import path."""
 
+import logging
 import subprocess
 import sys
 
 import pytest
 
 from tuner.config import RunConfig
-from tuner.errors import PluginError
+from tuner.config.tracking import TrackingConfig
+from tuner.errors import PluginError, TunerError
 from tuner.plugins import create_extensions, create_manager, installed_families, load_family
 
 FACTS = """FamilyFacts(
@@ -128,11 +130,39 @@ def test_a_misspelt_event_of_an_extension_is_refused(install):
         create_manager(load_family("good"), [Extension()])
 
 
-def test_a_failing_extension_is_named(install):
-    install("bad_extension", "def create(config):\n    raise OSError('no disk')", ["a = bad_extension:create"],
-            group="tuner.extensions")  # fmt: skip
-    with pytest.raises(PluginError, match=r"'a' of package bad_extension.*no disk"):
-        create_extensions(RunConfig.model_construct())
+BROKEN_EXTENSIONS = {
+    "raises": "def create(config):\n    raise OSError('no disk')",
+    "unimportable": "import nosuchmodule",
+    "misspelt": """
+from tuner import hookimpl
+
+class Extension:
+    @hookimpl
+    def step_endet(self, event): ...
+
+def create(config):
+    return Extension()
+""",
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"), [("raises", "no disk"), ("unimportable", "nosuchmodule"), ("misspelt", "step_ended")]
+)
+def test_a_broken_extension_is_reported_and_left_out(install, caplog, monkeypatch, kind, reason):
+    monkeypatch.setattr(logging.getLogger("tuner"), "propagate", True)
+    install(f"extension_{kind}", BROKEN_EXTENSIONS[kind], [f"a = extension_{kind}:create"], group="tuner.extensions")
+    config = RunConfig.model_construct(tracking=TrackingConfig())
+    assert len(create_extensions(config)) == 2  # the core's own: progress and journal
+    assert reason in caplog.text
+    assert "goes on without it" in caplog.text
+
+
+def test_an_extension_can_refuse_a_configuration(install):
+    code = "from tuner.errors import TunerError\ndef create(config):\n    raise TunerError('log in first')"
+    install("refusing_extension", code, ["a = refusing_extension:create"], group="tuner.extensions")
+    with pytest.raises(TunerError, match="log in first"):
+        create_extensions(RunConfig.model_construct(tracking=TrackingConfig()))
 
 
 def test_the_core_is_light_where_it_must_answer_at_once():

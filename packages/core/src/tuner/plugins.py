@@ -10,6 +10,7 @@ import difflib
 import importlib
 import importlib.metadata
 import inspect
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ from tuner.types import FamilyFacts
 
 if TYPE_CHECKING:
     from tuner.config import RunConfig
+
+logger = logging.getLogger(__name__)
 
 FAMILY_GROUP = "tuner.families"
 EXTENSION_GROUP = "tuner.extensions"
@@ -96,24 +99,34 @@ def create_manager(family: Family, extensions: Iterable[object] = ()) -> pluggy.
 def create_extensions(config: RunConfig) -> list[object]:
     """Ask every installed extension's factory whether it takes part in this run.
 
+    A broken extension is reported and left out; the run does not depend on it.
+
     Raises:
-        PluginError: An extension cannot be imported or its factory fails.
+        TunerError: A factory says that what the configuration asks of it cannot be done.
     """
-    extensions = []
+    extensions: list[object] = []
     for entry in sorted(importlib.metadata.entry_points(group=EXTENSION_GROUP), key=lambda item: item.name):
         try:
             extension = entry.load()(config)
+            if extension is not None:
+                _check_extension(extension)
+                extensions.append(extension)
+        except PluginError as error:
+            logger.warning("%s; the run goes on without it", error)
         except TunerError:
             raise
-        except Exception as error:
+        except Exception as error:  # a broken extension may raise anything
             package = entry.dist.name if entry.dist else "unknown"
-            raise PluginError(
-                f"extension {entry.name!r} of package {package} ({entry.value}) failed: {_reason(error)}\n"
-                f"    -> repair it or pip uninstall {package}"
-            ) from error
-        if extension is not None:
-            extensions.append(extension)
+            broken = f"extension {entry.name!r} of package {package} ({entry.value}) failed: {_reason(error)}"
+            logger.warning("%s; the run goes on without it", broken)
     return extensions
+
+
+def _check_extension(extension: object) -> None:
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(FamilySpec)
+    manager.add_hookspecs(ExtensionSpec)
+    _register(manager, extension, _label(extension))
 
 
 def _import_plugin(entry: FamilyEntry) -> object:

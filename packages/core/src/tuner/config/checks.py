@@ -72,7 +72,7 @@ def _optimisation(topics: Mapping[str, Any]) -> Iterator[Problem]:
             f"max_train_steps is {optimisation.max_train_steps} and num_train_epochs is "
             f"{optimisation.num_train_epochs}: exactly one must be above 0",
             key="max_train_steps",
-            remedy="set one of them to 0",
+            remedy="give the length of the run with one of them, and set the other to 0",
         )
     if optimisation and precision and precision.mixed_precision == "no" and optimisation.optimizer == "adamw_bf16":
         yield Problem(

@@ -182,7 +182,7 @@ def _fill_conditionings(session: Session, plan: Plan) -> ConditioningCache:
 
     with _bar("conditionings", "prompt") as progress:
         report = cache.fill(
-            list(needed_prompts(config, plan)),
+            dict.fromkeys(needed_prompts(config, plan)),
             open_encoder=open_encoder,
             batch_size=8,
             write_batch_size=(entry.write_batch_size if entry else None) or config.caching.write_batch_size,

@@ -24,8 +24,8 @@ from tuner.validation.sampling import evaluating
 
 logger = logging.getLogger(__name__)
 
-TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
-"""Largest difference of the re-opened model's velocity, relative to its largest value, by compute dtype."""
+TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+"""Largest relative error (of L2 norms) of the re-opened model's velocity by compute dtype: a few roundings of it."""
 
 
 def export_result(session: Session, learner: Learner, probe: DrawnBatch, metadata: Mapping[str, str]) -> Path:
@@ -116,7 +116,7 @@ def _compare(session: Session, written: Path, probe: DrawnBatch, expected: Tenso
         assert fresh.denoiser is not None
         load_exported(written, fresh.denoiser)
     found = _velocity(session, fresh, probe)
-    difference = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
+    difference = float((found - expected).norm() / expected.norm().clamp_min(1e-12))
     tolerance = TOLERANCES[session.dtype]
     if not difference <= tolerance:
         raise ExportError(
@@ -124,4 +124,4 @@ def _compare(session: Session, written: Path, probe: DrawnBatch, expected: Tenso
             f"{difference:.2e} (allowed: {tolerance:.0e})\n"
             "    -> the checkpoints are unharmed; please report this with your configuration"
         )
-    logger.info("%s was re-opened in a fresh model: largest relative difference %.1e", written, difference)
+    logger.info("%s was re-opened in a fresh model: relative difference %.1e", written, difference)
