@@ -16,7 +16,7 @@ from tuner.plugins import create_manager, load_family
 from tuner.training.batches import DrawnBatch
 from tuner.training.interruption import StopRequest
 from tuner.training.run import prepare_run, train
-from tuner.training.step import backward_step, sample_losses
+from tuner.training.step import Learning, backward_step, sample_losses
 from tuner.types import ComponentRequest
 
 PICTURES = {
@@ -43,6 +43,11 @@ def velocity(hook, components, batch: DrawnBatch) -> torch.Tensor:
     with torch.no_grad():
         components.denoiser.eval()
         return hook.compute_loss(components=components, batch=noised).velocity
+
+
+def learning(run) -> Learning:
+    learner = run.learner
+    return Learning(run.session.hook, learner.components, learner.trainable, torch.device("cpu"), torch.float32)
 
 
 def prepared(config: Path):
@@ -150,10 +155,7 @@ def test_one_batch_of_four_is_two_of_two(project):
         run = prepared(config)
         micro_batches = run.source.step(0)
         assert len({key for drawn in micro_batches for key in drawn.keys}) == 6
-        backward_step(
-            run.session.hook, run.learner.components, micro_batches,
-            device=torch.device("cpu"), dtype=torch.float32, backward=lambda loss: loss.backward(),
-        )  # fmt: skip
+        backward_step(learning(run), micro_batches, lambda loss: loss.backward())
         gradients.append([parameter.grad for _, parameter in run.learner.trainable.named_parameters()])
     for other in gradients[1:]:
         for one, two in zip(gradients[0], other, strict=True):
@@ -183,8 +185,8 @@ def test_noise_does_not_depend_on_the_batch(project):
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_samples(project, monkeypatch):
     from tuner.training import step as step_module
 
-    def broken(hook, components, batch):
-        losses, prediction = sample_losses(hook, components, batch)
+    def broken(*arguments):
+        losses, prediction = sample_losses(*arguments)
         return losses * (float("nan") if broken.calls > 2 else 1.0), prediction
 
     broken.calls = 0

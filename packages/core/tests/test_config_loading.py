@@ -309,9 +309,13 @@ def test_no_setting_is_dead():
         path.read_text() for path in root.rglob("*.py") if "config/" not in path.relative_to(root).as_posix()
     )
     code += (root / "config" / "loading.py").read_text() + (root / "config" / "dataset_file.py").read_text()
-    code += "".join((root / "config" / name).read_text() for name in ("flow.py", "checkpoints.py", "validation.py"))
+    code += "".join(
+        (root / "config" / name).read_text()
+        for name in ("flow.py", "checkpoints.py", "validation.py", "scheduled_sampling.py")
+    )
     names = {key for _, key, _ in all_settings()} | set(DatasetConfig.model_fields)
     names |= set(LycorisConfig.model_fields) | set(LycorisPreset.model_fields)
     dead = {name for name in names if not re.search(rf"\.{name}\b|\"{name}\"", code)}
     # These accept one value only; anything else is refused while reading.
-    assert dead <= {"type", "dataset_type", "metadata_backend", "skip_file_discovery", "base_model_precision"}
+    only_value = {"type", "dataset_type", "metadata_backend", "skip_file_discovery", "base_model_precision"}
+    assert dead <= only_value | {"scheduled_sampling_sampler", "scheduled_sampling_strategy"}

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from tuner.config.data import DataConfig
-from tuner.config.datasets import DatasetConfig, TextCacheConfig
+from tuner.config.datasets import DatasetConfig, MaskConfig, TextCacheConfig
 from tuner.config.keys import describe_errors, unknown_key
 from tuner.errors import Problem
+
+Entry = DatasetConfig | MaskConfig | TextCacheConfig
+
+_KINDS: dict[str, type[Entry]] = {"text_embeds": TextCacheConfig, "conditioning": MaskConfig}
+"""dataset_type -> model of the entry; pictures to train on are the rest."""
+
+_SPELLINGS = {"is_regularization_data": "is_regularisation_data"}
 
 INHERITED = ("resolution", "resolution_type", "minimum_image_size", "caption_strategy", "instance_prompt")
 """Keys that a data set takes from the configuration unless it has them itself."""
@@ -23,9 +30,10 @@ INHERITED = ("resolution", "resolution_type", "minimum_image_size", "caption_str
 class DatasetFile:
     """The valid entries of a data set file, and what is wrong with the others."""
 
-    datasets: list[DatasetConfig]
-    text_cache: TextCacheConfig | None
-    problems: list[Problem]
+    datasets: list[DatasetConfig] = field(default_factory=list)
+    masks: list[MaskConfig] = field(default_factory=list)
+    text_cache: TextCacheConfig | None = None
+    problems: list[Problem] = field(default_factory=list)
 
 
 def parse_dataset_file(content: Any, origin: str, defaults: DataConfig) -> DatasetFile:
@@ -38,31 +46,30 @@ def parse_dataset_file(content: Any, origin: str, defaults: DataConfig) -> Datas
     """
     if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
         problem = Problem(f"must be a list of objects, not {type(content).__name__}", origin)
-        return DatasetFile([], None, [problem])
-    result = DatasetFile([], None, [])
+        return DatasetFile(problems=[problem])
+    result = DatasetFile()
     caches: list[TextCacheConfig] = []
     for number, raw in enumerate(content):
         entry = {str(key).lstrip("-"): value for key, value in raw.items()}
+        entry = {_SPELLINGS.get(key, key): value for key, value in entry.items()}
         label = f"entry {number + 1} ({entry.get('id', 'no id')})"
-        is_text = entry.get("dataset_type") == "text_embeds"
-        parsed, problems = _parse_entry(entry, TextCacheConfig if is_text else DatasetConfig, origin, label, defaults)
+        kind = _KINDS.get(str(entry.get("dataset_type")), DatasetConfig)
+        parsed, problems = _parse_entry(entry, kind, origin, label, defaults)
         result.problems += problems
         if isinstance(parsed, TextCacheConfig) and not parsed.disabled:
             caches.append(parsed)
+        elif isinstance(parsed, MaskConfig) and not parsed.disabled:
+            result.masks.append(parsed)
         elif isinstance(parsed, DatasetConfig) and not parsed.disabled:
             result.datasets.append(parsed)
     result.text_cache = next((cache for cache in caches if cache.default), caches[0] if caches else None)
-    result.problems += [*_across(result.datasets, caches, content, origin)]
+    result.problems += [*_across(result.datasets, caches, content, origin), *_masks(result, origin)]
     return result
 
 
 def _parse_entry(
-    entry: dict[str, Any],
-    model: type[DatasetConfig] | type[TextCacheConfig],
-    origin: str,
-    label: str,
-    defaults: DataConfig,
-) -> tuple[DatasetConfig | TextCacheConfig | None, list[Problem]]:
+    entry: dict[str, Any], model: type[Entry], origin: str, label: str, defaults: DataConfig
+) -> tuple[Entry | None, list[Problem]]:
     unknown = [key for key in entry if key not in model.model_fields]
     problems = [_in_entry(unknown_key(key, origin, list(model.model_fields)), label) for key in unknown]
     known: dict[str, Any] = {key: value for key, value in entry.items() if key not in unknown}
@@ -73,6 +80,21 @@ def _parse_entry(
         return model.model_validate(known), problems
     except ValidationError as error:
         return None, problems + [_in_entry(problem, label) for problem in describe_errors(error, origin)]
+
+
+def _masks(file: DatasetFile, origin: str) -> Iterator[Problem]:
+    known = [mask.id for mask in file.masks]
+    for dataset in file.datasets:
+        if dataset.conditioning_data and dataset.conditioning_data not in known:
+            listed = ", ".join(known) or "none"
+            message = f"{dataset.conditioning_data!r} is no entry of dataset_type conditioning (there is: {listed})"
+            yield Problem(message, origin, f"{dataset.id}: conditioning_data")
+    for mask in file.masks:
+        if not mask.instance_data_dir.is_dir():
+            yield Problem(f"{mask.instance_data_dir} is no folder", origin, f"{mask.id}: instance_data_dir")
+        if mask.id not in [dataset.conditioning_data for dataset in file.datasets]:
+            remedy = f"set conditioning_data to {mask.id!r} in the data set that it belongs to, or disable it"
+            yield Problem("no data set names these masks", origin, mask.id, remedy)
 
 
 def _in_entry(problem: Problem, label: str) -> Problem:

@@ -57,6 +57,12 @@ class DatasetConfig(Topic):
         gt=0,
         needs={"maximum_image_size": (True,)},
     )
+    is_regularisation_data: bool = setting(
+        False, "Keep what the base model does with these pictures: the target is its own prediction."
+    )
+    conditioning_data: str | None = setting(
+        None, "Id of the entry that holds a mask for each picture: white is learnt, black is ignored."
+    )
     repeats: int = setting(0, "Extra passes over each picture per epoch.", ge=0)
     metadata_backend: Literal["discovery"] = setting("discovery", "How sizes are found: by reading each file's header.")
     skip_file_discovery: Literal[""] = setting("", "Stages that must not look for new files.")
@@ -80,6 +86,17 @@ class DatasetConfig(Topic):
         if self.maximum_image_size and not self.target_downsample_size:
             raise ValueError("maximum_image_size needs a target_downsample_size")
         return self
+
+
+class MaskConfig(Topic):
+    """A folder of masks, one per picture of the data set that names it: the same relative path but for its suffix."""
+
+    id: str = setting(..., "Name of the entry, unique in the file.", min_length=1)
+    type: Literal["local"] = setting("local", "Where the masks are.")
+    dataset_type: Literal["conditioning"] = setting("conditioning", "What the entry is.")
+    conditioning_type: Literal["mask"] = setting(..., "What the pictures are used as.")
+    instance_data_dir: Path = setting(..., "Folder of the masks, searched with its sub-folders.")
+    disabled: bool = setting(False, "Leave the entry out.")
 
 
 class TextCacheConfig(Topic):

@@ -183,21 +183,34 @@ def _referenced(topics: Mapping[str, Any], given: Mapping[str, Given], reading: 
     if data := topics.get("data"):
         datasets = _read_datasets(data, given, reading)
         parts["datasets"] = tuple(datasets.datasets)
+        parts["masks"] = tuple(datasets.masks)
         parts["text_cache"] = datasets.text_cache
     model, adapter = topics.get("model"), topics.get("adapter")
     if model and adapter and model.model_type == "lora" and adapter.lora_type == "lycoris":
         parts["lycoris"] = _read_lycoris(adapter.lycoris_config, given, reading)
+    for dataset in parts.get("datasets", ()):
+        if model and model.model_type == "full" and dataset.is_regularisation_data:
+            reading.problems.append(_no_base_model(dataset.id, given["data_backend_config"].origin))
     validation = topics.get("validation")
     if validation and validation.user_prompt_library:
         parts["prompts"] = _read_prompts(validation.user_prompt_library, given, reading)
     return parts
 
 
+def _no_base_model(dataset: str, origin: str) -> Problem:
+    return Problem(
+        "model_type full changes the base model, so nothing is left to regularise with",
+        origin,
+        f"{dataset}: is_regularisation_data",
+        "train with model_type lora, or set is_regularisation_data to false",
+    )
+
+
 def _read_datasets(data: Any, given: Mapping[str, Given], reading: _Reading) -> DatasetFile:
     path = reading.find(data.data_backend_config, given.get("data_backend_config"), "data_backend_config")
     content = reading.read(path) if path else None
     if content is None:
-        return DatasetFile([], None, [])
+        return DatasetFile()
     result = parse_dataset_file(content, str(path), data)
     reading.problems += result.problems
     return result

@@ -10,13 +10,14 @@ from tuner.config.adapter import AdapterConfig
 from tuner.config.caching import CachingConfig
 from tuner.config.checkpoints import CheckpointConfig
 from tuner.config.data import DataConfig
-from tuner.config.datasets import DatasetConfig, TextCacheConfig
+from tuner.config.datasets import DatasetConfig, MaskConfig, TextCacheConfig
 from tuner.config.ema import EmaConfig
 from tuner.config.flow import FlowConfig
 from tuner.config.lycoris import LycorisConfig
 from tuner.config.model import ModelConfig
 from tuner.config.optimisation import OptimisationConfig
 from tuner.config.precision import PrecisionConfig
+from tuner.config.scheduled_sampling import ScheduledSamplingConfig
 from tuner.config.tracking import TrackingConfig
 from tuner.config.validation import ValidationConfig
 
@@ -28,6 +29,7 @@ class RunConfig(BaseModel):
         family: The family's own settings.
         lycoris: Contents of lycoris_config, where it applies.
         datasets: Entries of the data set file that are trained on, disabled ones left out.
+        masks: Entries of the data set file that hold masks.
         text_cache: The default text_embeds entry of the data set file, if it has one.
         prompts: Contents of user_prompt_library.
     """
@@ -39,6 +41,7 @@ class RunConfig(BaseModel):
     optimisation: OptimisationConfig
     ema: EmaConfig
     flow: FlowConfig
+    scheduled_sampling: ScheduledSamplingConfig
     precision: PrecisionConfig
     data: DataConfig
     caching: CachingConfig
@@ -48,6 +51,7 @@ class RunConfig(BaseModel):
     family: SerializeAsAny[BaseModel]
     lycoris: LycorisConfig | None = None
     datasets: tuple[DatasetConfig, ...] = ()
+    masks: tuple[MaskConfig, ...] = ()
     text_cache: TextCacheConfig | None = None
     prompts: dict[str, str] = {}
 

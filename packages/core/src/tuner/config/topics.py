@@ -11,6 +11,7 @@ from tuner.config.flow import FlowConfig
 from tuner.config.model import ModelConfig
 from tuner.config.optimisation import OptimisationConfig
 from tuner.config.precision import PrecisionConfig
+from tuner.config.scheduled_sampling import ScheduledSamplingConfig
 from tuner.config.settings import Topic
 from tuner.config.tracking import TrackingConfig
 from tuner.config.validation import ValidationConfig
@@ -21,6 +22,7 @@ TOPICS: dict[str, type[Topic]] = {
     "optimisation": OptimisationConfig,
     "ema": EmaConfig,
     "flow": FlowConfig,
+    "scheduled_sampling": ScheduledSamplingConfig,
     "precision": PrecisionConfig,
     "data": DataConfig,
     "caching": CachingConfig,

@@ -17,6 +17,7 @@ from tuner.data.geometry import Size, SizeRules, draws_geometry, edge_of, pictur
 from tuner.data.headers import read_headers
 from tuner.data.images import IMAGE_SUFFIXES
 from tuner.data.index import FileIndex, HeaderRow
+from tuner.data.masks import MaskFolder, MissingMask
 from tuner.data.plan import Bucket, DatasetTotals, Plan, Unused
 from tuner.data.report import format_unused
 from tuner.data.sample import Geometry, Sample
@@ -41,6 +42,7 @@ def build_plan(
     side_limit: int | None = None,
     stride: int = 1,
     excluded: Mapping[str, str] | None = None,
+    mask_folders: Mapping[str, Path] | None = None,
     source: str = "data set file",
 ) -> Plan:
     """Sort the pictures of all data sets into buckets. The same files and arguments always give the same plan.
@@ -59,6 +61,7 @@ def build_plan(
         side_limit: Longest side in pixels that the model takes; buckets beyond it are cropped to it.
         stride: Pixels per latent cell. Sides are multiples of it, too.
         excluded: Sample key -> why it must not be used, such as pixels that turned out to be damaged.
+        mask_folders: Data set id -> folder of its masks.
         source: Name of the data set file, for messages.
 
     Raises:
@@ -78,7 +81,9 @@ def build_plan(
         with _garbage_kept():
             listing = list_images(dataset.instance_data_dir)
             headers = read_headers(dataset.instance_data_dir, listing.images, index)
-            sizes, faulty = _sort_pictures(dataset, listing, headers, rules, seed, excluded or {})
+            mask_folder = (mask_folders or {}).get(dataset.id)
+            masks = MaskFolder(mask_folder, index) if mask_folder else None
+            sizes, faulty = _sort_pictures(dataset, listing, headers, rules, seed, excluded or {}, masks)
         kept, pruned = _make_buckets(dataset, sizes, aspect_rounding, least)
         used = sum(len(bucket.samples) for bucket in kept)
         buckets += kept
@@ -135,6 +140,7 @@ def _sort_pictures(
     rules: SizeRules,
     seed: int,
     excluded: Mapping[str, str],
+    masks: MaskFolder | None,
 ) -> tuple[dict[Size, list[Sample]], list[Unused]]:
     """Give every usable picture its captions and geometry. Returns samples by size, and the rest with reasons."""
     shape = _shaper(dataset, rules, seed)
@@ -154,10 +160,11 @@ def _sort_pictures(
         path = Path(item.path)
         try:
             captions = captions_for(dataset, path)
-        except MissingCaption as error:
+            mask = masks.mask_of(item.relative, (header.width, header.height)) if masks else None
+        except (MissingCaption, MissingMask) as error:
             unused.append(Unused(dataset.id, key, error.reason, error.remedy))
         else:
-            sizes[geometry.size].append(Sample(key, dataset.id, path, captions, geometry))
+            sizes[geometry.size].append(Sample(key, dataset.id, path, captions, geometry, mask))
     return sizes, unused
 
 

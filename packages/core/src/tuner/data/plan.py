@@ -118,8 +118,9 @@ class Plan:
         for bucket in self.buckets:
             digest.update(_line([bucket.id, bucket.repeats]))
             for sample in bucket.samples:
-                shape = sample.geometry
-                digest.update(_line([sample.key, sample.captions, shape.resize, shape.crop, shape.downsample]))
+                shape, masked = sample.geometry, ["masked"] if sample.mask else []
+                values = [sample.key, sample.captions, shape.resize, shape.crop, shape.downsample, *masked]
+                digest.update(_line(values))
         return digest.hexdigest()
 
 

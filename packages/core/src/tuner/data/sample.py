@@ -37,6 +37,7 @@ class Sample:
         path: The file.
         captions: Captions to draw from, at least one.
         geometry: How the picture is resized and cropped.
+        mask: The picture's mask, treated with the same geometry, or None.
     """
 
     key: str
@@ -44,3 +45,4 @@ class Sample:
     path: Path
     captions: tuple[str, ...]
     geometry: Geometry
+    mask: Path | None = None

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from tuner.caching.conditionings import collate
+from tuner.config.scheduled_sampling import ScheduledSamplingConfig
 from tuner.data.order import Draw, batches_per_epoch, micro_batch
 from tuner.data.plan import Plan
 from tuner.data.sample import Sample
 from tuner.flow import SigmaSchedule, mix, velocity_target
 from tuner.randomness import generator, normal_tensor
 from tuner.types import Batch, Conditioning, Role
+
+ROWS_REMEMBERED = 32 * 2**20
+"""Bytes of rows that stay in memory: enough for a small data set, and little beside any model."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,9 @@ class DrawnBatch:
         noise: Standard normal, as `latents`.
         sigma: float32, shape (B,).
         conditioning: The drawn captions' conditioning, B rows.
+        mask: Of shape (B, 1, H, W) in [0, 1], or None.
+        regularisation: Whether the target is the base model's own prediction.
+        rollout: Model steps of each sample's rollout, of shape (B,), or None.
     """
 
     keys: tuple[str, ...]
@@ -35,6 +42,9 @@ class DrawnBatch:
     noise: Tensor
     sigma: Tensor
     conditioning: Conditioning
+    mask: Tensor | None = None
+    regularisation: bool = False
+    rollout: Tensor | None = None
 
     def noised(self, device: torch.device, dtype: torch.dtype) -> Batch:
         """Mix x and the target on `device`; x is in `dtype`, the target stays float32."""
@@ -43,6 +53,30 @@ class DrawnBatch:
         sigma = self.sigma.to(device, non_blocking=True)
         conditioning = {name: rows.to(device, non_blocking=True) for name, rows in self.conditioning.items()}
         return Batch(mix(latents, noise, sigma).to(dtype), sigma, velocity_target(latents, noise), conditioning)
+
+
+class RowMemo:
+    """The rows that were read last, up to a number of bytes. For one thread at a time.
+
+    Reading a row checks it, which takes longer than all else that a step of a small model does beside its mathematics.
+    A small data set is read once per run instead.
+    """
+
+    def __init__(self, limit: int = ROWS_REMEMBERED) -> None:
+        self._limit = limit
+        self._rows: dict[Hashable, Conditioning] = {}  # least recently used first
+        self._held = 0
+
+    def get(self, key: Hashable, read: Callable[[], Conditioning]) -> Conditioning:
+        """Return the row of `key`; `read` gives it where it is not at hand. Nobody may change its tensors."""
+        row = self._rows.pop(key, None)
+        if row is None:
+            row = read()
+            self._held += _size(row)
+        self._rows[key] = row
+        while self._held > self._limit:
+            self._held -= _size(self._rows.pop(next(iter(self._rows))))
+        return row
 
 
 @dataclass(frozen=True)
@@ -59,7 +93,11 @@ class BatchSource:
         read_latent: Sample -> its latent, without batch dimension.
         read_conditioning: (prompt, role) -> its conditioning, one row without batch dimension.
         conditioning_padding: Fills the end of shorter conditionings, see `FamilyFacts`.
-        pin: Whether to pin the host memory for faster copies to an accelerator.
+        read_mask: Sample that has a mask -> the mask of its latent, without batch dimension.
+        regularisation: Ids of the data sets whose target is the base model's own prediction.
+        scheduled_sampling: When samples are rolled out, and how far.
+        pin: Whether an accelerator trains: host memory is then pinned for faster copies, and each step is made in a
+            thread while its predecessor is trained on.
     """
 
     plan: Plan
@@ -71,7 +109,11 @@ class BatchSource:
     read_latent: Callable[[Sample], Tensor]
     read_conditioning: Callable[[str, Role], Conditioning]
     conditioning_padding: Mapping[str, float] = field(default_factory=dict)
+    read_mask: Callable[[Sample], Tensor] | None = None
+    regularisation: frozenset[str] = frozenset()
+    scheduled_sampling: ScheduledSamplingConfig = ScheduledSamplingConfig()  # noqa: RUF009 - it is frozen
     pin: bool = False
+    _rows: RowMemo = field(default_factory=RowMemo, init=False, repr=False, compare=False)
 
     def step(self, step: int) -> list[DrawnBatch]:
         """Make the micro-batches of optimizer step `step`, counted from 0."""
@@ -79,7 +121,11 @@ class BatchSource:
         return [self._draw(step, index, micro_batch(self.plan, self.seed, index)) for index in indices]
 
     def steps(self, first: int, last: int) -> Iterator[list[DrawnBatch]]:
-        """Make steps `first` to `last - 1`, each one in a thread while its predecessor is trained on."""
+        """Make steps `first` to `last - 1`, each one when it is asked for or, for an accelerator, one step ahead."""
+        if not self.pin:
+            # The training itself keeps every core busy: a thread beside it would delay it by more than it saves.
+            yield from map(self.step, range(first, last))
+            return
         with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
             upcoming: Future[list[DrawnBatch]] = pool.submit(self.step, first)
             for step in range(first + 1, last):
@@ -92,7 +138,7 @@ class BatchSource:
         # The same picture can come twice in one step, where the step spans an epoch's end.
         epoch = index // batches_per_epoch(self.plan)
         keys = [f"{epoch}/{draw.key}" for draw in draws]
-        latents = torch.stack([self.read_latent(draw.sample).float() for draw in draws])
+        latents = torch.stack([self._latent(draw.sample) for draw in draws])
         height, width = latents.shape[-2:]
         tokens = (height // self.patch_size) * (width // self.patch_size)
         sigmas = [self.schedule.draw(generator(self.seed, "sigma", step, key), tokens) for key in keys]
@@ -104,19 +150,57 @@ class BatchSource:
             noise=noise,
             sigma=torch.tensor(sigmas, dtype=torch.float32),
             conditioning=collate(rows, self.conditioning_padding),
+            mask=self._masks(draws),
+            regularisation=draws[0].sample.dataset in self.regularisation,
+            rollout=self._rollout(step, keys),
         )
         return _pinned(drawn) if self.pin else drawn
 
+    def _latent(self, sample: Sample) -> Tensor:
+        return self._rows.get(sample.key, lambda: {"latent": self.read_latent(sample).float()})["latent"]
+
+    def _masks(self, draws: Sequence[Draw]) -> Tensor | None:
+        """A micro-batch is of one data set, which has a mask for every picture or none at all."""
+        if self.read_mask is None or draws[0].sample.mask is None:
+            return None
+        return torch.stack([self._mask(draw.sample, self.read_mask) for draw in draws])
+
+    def _mask(self, sample: Sample, read: Callable[[Sample], Tensor]) -> Tensor:
+        return self._rows.get(("mask", sample.key), lambda: {"mask": read(sample)})["mask"]
+
+    def _rollout(self, step: int, keys: Sequence[str]) -> Tensor | None:
+        chance = self.scheduled_sampling.probability(step)
+        if not chance:
+            return None
+        most = self.scheduled_sampling.scheduled_sampling_max_step_offset
+        moves = []
+        for key in keys:
+            random = generator(self.seed, "rollout", step, key)
+            moves.append(int(random.integers(most + 1)) if random.random() < chance else 0)
+        return torch.tensor(moves) if any(moves) else None
+
     def _conditioning(self, draw: Draw, step: int, key: str) -> Conditioning:
-        if generator(self.seed, "caption_dropout", step, key).random() < self.caption_dropout:
-            return self.read_conditioning("", "unconditional")
+        dropout = self.caption_dropout
+        if dropout and generator(self.seed, "caption_dropout", step, key).random() < dropout:
+            return self._encoded("", "unconditional")
         captions = draw.sample.captions
-        chosen = int(generator(self.seed, "caption", step, key).integers(len(captions)))
-        return self.read_conditioning(captions[chosen], "caption")
+        chosen = int(generator(self.seed, "caption", step, key).integers(len(captions))) if len(captions) > 1 else 0
+        return self._encoded(captions[chosen], "caption")
+
+    def _encoded(self, prompt: str, role: Role) -> Conditioning:
+        return self._rows.get((prompt, role), lambda: self.read_conditioning(prompt, role))
+
+
+def _size(row: Conditioning) -> int:
+    return sum(tensor.nbytes for tensor in row.values())
 
 
 def _pinned(batch: DrawnBatch) -> DrawnBatch:
-    conditioning = {name: rows.pin_memory() for name, rows in batch.conditioning.items()}
-    return DrawnBatch(
-        batch.keys, batch.latents.pin_memory(), batch.noise.pin_memory(), batch.sigma.pin_memory(), conditioning
+    return replace(
+        batch,
+        latents=batch.latents.pin_memory(),
+        noise=batch.noise.pin_memory(),
+        sigma=batch.sigma.pin_memory(),
+        conditioning={name: rows.pin_memory() for name, rows in batch.conditioning.items()},
+        mask=None if batch.mask is None else batch.mask.pin_memory(),
     )

@@ -65,6 +65,9 @@ def build_source(session: Session, learner: Learner, data: PreparedData) -> Batc
         read_latent=data.latents.read,
         read_conditioning=data.conditionings.read,
         conditioning_padding=session.facts.conditioning_padding,
+        read_mask=data.masks.read,
+        regularisation=frozenset(entry.id for entry in session.config.datasets if entry.is_regularisation_data),
+        scheduled_sampling=session.config.scheduled_sampling,
         pin=session.device.type == "cuda",
     )
 

@@ -12,11 +12,13 @@ from torch import Tensor
 from tuner.caching.conditionings import ConditioningCache
 from tuner.caching.fingerprints import weights_fingerprint
 from tuner.caching.latents import LatentCache
+from tuner.caching.masks import MaskCache
 from tuner.caching.store import ShardStore
 from tuner.config import RunConfig
 from tuner.data.build import build_plan
 from tuner.data.images import load_pixels
 from tuner.data.index import FileIndex
+from tuner.data.masks import load_mask
 from tuner.data.plan import Plan
 from tuner.data.sample import Sample
 from tuner.tracking.bars import Progress
@@ -33,6 +35,7 @@ class PreparedData:
     """A plan whose latents and conditionings are all cached."""
 
     plan: Plan
+    masks: MaskCache
     latents: LatentCaches
     conditionings: ConditioningCache
 
@@ -72,6 +75,12 @@ def plan_data(
         side_limit=side_limit,
         stride=facts.latent_stride * facts.patch_size,
         excluded=excluded or {},
+        mask_folders={
+            dataset.id: mask.instance_data_dir
+            for dataset in config.datasets
+            for mask in config.masks
+            if mask.id == dataset.conditioning_data
+        },
     )
 
 
@@ -114,13 +123,15 @@ def prepare_data(session: Session) -> PreparedData:
     index = open_index(config)
     longest = side_limit(session.source, facts)
     plan = plan_data(config, facts, session.seed, index, side_limit=longest)
+    masks = MaskCache(ShardStore(config.caching.cache_dir / "masks"), index.content_hash, facts.latent_stride)
     latents, unreadable = _fill_latents(session, plan, index)
+    unreadable |= _fill_masks(config, plan, masks)
     if unreadable:
         for key, reason in unreadable.items():
             logger.warning("%s is left out: %s", key, reason)
         plan = plan_data(config, facts, session.seed, index, side_limit=longest, excluded=unreadable)
     conditionings = _fill_conditionings(session, plan)
-    return PreparedData(plan, latents, conditionings)
+    return PreparedData(plan, masks, latents, conditionings)
 
 
 def _fill_latents(session: Session, plan: Plan, index: FileIndex) -> tuple[LatentCaches, dict[str, str]]:
@@ -164,6 +175,15 @@ def _fill_latents(session: Session, plan: Plan, index: FileIndex) -> tuple[Laten
     return LatentCaches(caches), unreadable
 
 
+def _fill_masks(config: RunConfig, plan: Plan, cache: MaskCache) -> Mapping[str, str]:
+    samples = [sample for bucket in plan.buckets for sample in bucket.samples if sample.mask is not None]
+    if not samples:
+        return {}
+    report = cache.fill(samples, load_mask=load_mask, write_batch_size=config.caching.write_batch_size)
+    logger.info("masks: %d read, %d found in the cache", report.encoded, report.reused)
+    return report.unreadable
+
+
 def _fill_conditionings(session: Session, plan: Plan) -> ConditioningCache:
     config = session.config
     entry = config.text_cache
@@ -184,7 +204,8 @@ def _fill_conditionings(session: Session, plan: Plan) -> ConditioningCache:
         report = cache.fill(
             dict.fromkeys(needed_prompts(config, plan)),
             open_encoder=open_encoder,
-            batch_size=8,
+            # Alone, no row carries padding that came from the rows encoded beside it.
+            batch_size=1 if session.facts.conditioning_padding else 8,
             write_batch_size=(entry.write_batch_size if entry else None) or config.caching.write_batch_size,
             progress=progress,
         )

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grad_value_
 
 from tuner.adapters.base import Trainable
 from tuner.config import RunConfig
@@ -18,7 +19,7 @@ from tuner.optim.ema import MovingAverage
 from tuner.optim.schedules import learning_rate_factor
 from tuner.randomness import seeded_torch
 from tuner.training.batches import BatchSource, DrawnBatch
-from tuner.training.step import FiniteGuard, backward_step
+from tuner.training.step import FiniteGuard, Learning, backward_step
 from tuner.types import Components, StepEnded
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ class Loop:
         self._learner = learner
         self._source = source
         self._device = device
-        self._dtype = dtype
+        self._learning = Learning(hook, learner.components, learner.trainable, device, dtype)
         self._backward = backward
         self._uses_dropout = uses_dropout
         self._parameters = [parameter for _, parameter in learner.trainable.named_parameters()]
@@ -97,20 +98,24 @@ class Loop:
         for group in self._learner.optimizer.param_groups:
             group["lr"] = learning_rate
         with self._dropout_draws(step):
-            loss, metrics = backward_step(
-                self._hook,
-                self._learner.components,
-                micro_batches,
-                device=self._device,
-                dtype=self._dtype,
-                backward=self._backward,
-            )
-        metrics.update(clip_gradients(self._parameters, optimisation.grad_clip_method, optimisation.max_grad_norm))
+            loss, metrics = backward_step(self._learning, micro_batches, self._backward)
+        metrics.update(self._clip(self._is_logged(step + 1)))
         self._learner.optimizer.step()
         self._learner.optimizer.zero_grad(set_to_none=True)
         if self._learner.average is not None:
             self._learner.average.update(step + 1)
         self._report(step + 1, loss, learning_rate, micro_batches, metrics)
+
+    def _clip(self, logged: bool) -> dict[str, Tensor]:
+        method, limit = self._config.optimisation.grad_clip_method, self._config.optimisation.max_grad_norm
+        if method == "value" and limit and not logged:
+            # The size that is reported costs a pass over all gradients, which takes longer than the clamping itself.
+            clip_grad_value_(self._parameters, limit)
+            return {}
+        return clip_gradients(self._parameters, method, limit)
+
+    def _is_logged(self, taken: int) -> bool:
+        return taken == 1 or taken % self._config.tracking.log_interval == 0
 
     def _report(
         self,
@@ -122,7 +127,7 @@ class Loop:
     ) -> None:
         self.guard.add(taken, loss, micro_batches)
         # Reading a loss on the CPU waits for nothing, so there every step can be judged at once.
-        logged = taken == 1 or taken % self._config.tracking.log_interval == 0
+        logged = self._is_logged(taken)
         if logged or self._device.type == "cpu":
             self.guard.check()
         samples = sum(len(batch.keys) for batch in micro_batches)

@@ -1,55 +1,132 @@
-"""One optimizer step's mathematics: prediction, loss, backward."""
+"""One optimizer step's mathematics: target, prediction, loss, backward. Written on velocities, for every family."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tuner.adapters.base import Trainable
 from tuner.errors import NonFiniteError
-from tuner.flow import velocity_loss
+from tuner.flow import expand_sigma, mix, velocity_loss
 from tuner.training.batches import DrawnBatch
 from tuner.types import Batch, Components, Prediction
 
+ROLLOUT_STEP = 1e-3
+"""Length in sigma of one model step of a rollout."""
 
-def sample_losses(hook: Any, components: Components, batch: Batch) -> tuple[Tensor, Prediction]:
-    """Return the velocity loss of each sample, float32 of shape (B,), and the prediction it was made from."""
-    prediction: Prediction = hook.compute_loss(components=components, batch=batch)
-    return velocity_loss(prediction.velocity, batch.target, prediction.weight), prediction
+
+@dataclass(frozen=True)
+class Learning:
+    """What a step's mathematics works with.
+
+    Attributes:
+        hook: Hooks of the plugin manager.
+        components: The model, its denoiser live.
+        trainable: What of it is trained; knows the base model.
+        device: Where the denoiser is.
+        dtype: Compute dtype.
+    """
+
+    hook: Any
+    components: Components
+    trainable: Trainable
+    device: torch.device
+    dtype: torch.dtype
+
+    def predict(self, batch: Batch) -> Prediction:
+        """Ask the family for its velocity."""
+        return self.hook.compute_loss(components=self.components, batch=batch)
+
+
+def prepare_batch(learning: Learning, drawn: DrawnBatch) -> Batch:
+    """Mix x and decide on the target: the flow's velocity, that after a rollout, or the base model's.
+
+    Nothing here has a gradient.
+    """
+    batch = drawn.noised(learning.device, learning.dtype)
+    with torch.no_grad():
+        if drawn.rollout is not None:
+            batch = roll_out(learning, batch, drawn)
+        if drawn.regularisation:
+            with learning.trainable.disabled():
+                batch = replace(batch, target=learning.predict(batch).velocity.float())
+    return batch
+
+
+def roll_out(learning: Learning, batch: Batch, drawn: DrawnBatch) -> Batch:
+    """Start samples at more noise and let the model bring them to their sigma, by Euler steps.
+
+    The target becomes the velocity that leads from the state reached to the clean latent: (x - x0) / sigma.
+    """
+    assert drawn.rollout is not None
+    steps = int(drawn.rollout.max())
+    moves = drawn.rollout.to(learning.device)
+    latents, noise = drawn.latents.to(learning.device), drawn.noise.to(learning.device)
+    sigma_end = batch.sigma
+    sigma = torch.clamp(sigma_end + moves * ROLLOUT_STEP, max=1.0)
+    x = mix(latents, noise, sigma)
+    for left in range(steps, 0, -1):
+        # A sample with fewer moves waits at its start until its turn comes.
+        following = torch.minimum(sigma, torch.clamp(sigma_end + (left - 1) * ROLLOUT_STEP, max=1.0))
+        state = replace(batch, x=x.to(learning.dtype), sigma=sigma)
+        velocity = learning.predict(state).velocity.float()
+        x = x + expand_sigma(following - sigma, x) * velocity
+        sigma = following
+    moved = expand_sigma(moves > 0, x)
+    target = torch.where(moved, (x - latents) / expand_sigma(sigma_end, x), batch.target)
+    return replace(batch, x=torch.where(moved, x, batch.x.float()).to(learning.dtype), target=target)
+
+
+def sample_losses(learning: Learning, batch: Batch, mask: Tensor | None = None) -> tuple[Tensor, Prediction]:
+    """Return the velocity loss of each sample, float32 of shape (B,), and the prediction it was made from.
+
+    Args:
+        learning: The model.
+        batch: A prepared batch.
+        mask: Mask of shape (B, 1, H, W) in [0, 1], or None.
+    """
+    prediction = learning.predict(batch)
+    if mask is not None:
+        frames = [1] * (prediction.velocity.ndim - mask.ndim)
+        mask = mask.view(mask.shape[0], 1, *frames, *mask.shape[-2:])
+    return velocity_loss(prediction.velocity, batch.target, prediction.weight, mask), prediction
 
 
 def backward_step(
-    hook: Any,
-    components: Components,
-    micro_batches: Sequence[DrawnBatch],
-    *,
-    device: torch.device,
-    dtype: torch.dtype,
-    backward: Callable[[Tensor], None],
+    learning: Learning, micro_batches: Sequence[DrawnBatch], backward: Callable[[Tensor], None]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Accumulate the gradient of the mean loss over all samples of the step.
 
     Each sample counts the same, however the step is cut into micro-batches.
 
     Returns:
-        The loss and its auxiliary parts by name, detached scalars still on the device.
+        The loss and its parts by name, detached scalars still on the device.
     """
     samples = sum(len(batch.keys) for batch in micro_batches)
-    total = torch.zeros((), device=device)
+    regularised = sum(len(batch.keys) for batch in micro_batches if batch.regularisation)
+    total = torch.zeros((), device=learning.device)
     parts: dict[str, Tensor] = {}
     for drawn in micro_batches:
-        losses, prediction = sample_losses(hook, components, drawn.noised(device, dtype))
+        mask = None if drawn.mask is None else drawn.mask.to(learning.device, non_blocking=True)
+        losses, prediction = sample_losses(learning, prepare_batch(learning, drawn), mask)
         share = len(drawn.keys) / samples
         loss = losses.sum() / samples
+        if drawn.regularisation:
+            _add(parts, "regularisation_loss", losses.detach().sum() / regularised)
         for name, auxiliary in prediction.auxiliary.items():
             loss = loss + share * auxiliary
-            parts[name] = parts.get(name, 0) + share * auxiliary.detach()
+            _add(parts, name, share * auxiliary.detach())
         backward(loss)
         total += loss.detach()
     return total, parts
+
+
+def _add(parts: dict[str, Tensor], name: str, value: Tensor) -> None:
+    parts[name] = parts[name] + value if name in parts else value
 
 
 @dataclass

@@ -16,19 +16,20 @@ from tuner.types import Conditioning, Role
 
 @pytest.mark.parametrize("role", ["caption", "negative", "unconditional"])
 def test_a_prompt_is_encoded_alone_as_beside_others(family: FamilyUnderTest, role: Role) -> None:
-    """Rows of a batch are the conditionings of its prompts, equal in shape, whatever stands beside them."""
+    """Rows of a batch are the conditionings of its prompts, but for padding, whatever stands beside them."""
     prompts = ("",) if role == "unconditional" else PROMPTS
     together = family.encode(prompts, role)
     for index, prompt in enumerate(prompts):
         alone = family.encode([prompt], role)
         assert alone.keys() == together.keys()
         for name, tensor in together.items():
-            _assert_same_row(tensor[index : index + 1], alone[name], f"{name} of {prompt!r}")
+            own = _padded(family, name, alone[name], tensor)
+            _assert_same_row(tensor[index : index + 1], own, f"{name} of {prompt!r}")
 
 
 def test_roles_give_the_same_shapes(family: FamilyUnderTest) -> None:
     """The empty caption can replace any caption in a batch."""
-    shapes = [_shapes(family.encode([""], role)) for role in ("unconditional", "negative", "caption")]
+    shapes = [_shapes(family, family.encode([""], role)) for role in ("unconditional", "negative", "caption")]
     assert shapes[0] == shapes[1] == shapes[2]
 
 
@@ -78,5 +79,16 @@ def _assert_same_row(row: Tensor, alone: Tensor, what: str) -> None:
         assert torch.equal(row, alone), f"{what} differs in a batch"
 
 
-def _shapes(conditioning: Conditioning) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in conditioning.items()}
+def _shapes(family: FamilyUnderTest, conditioning: Conditioning) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor, without the length of those whose rows may differ in it."""
+    free = {name: 2 if name in family.facts.conditioning_padding else 1 for name in conditioning}
+    return {name: tuple(tensor.shape[free[name] :]) for name, tensor in conditioning.items()}
+
+
+def _padded(family: FamilyUnderTest, name: str, alone: Tensor, together: Tensor) -> Tensor:
+    """Fill the end of a shorter row as the core does, where `conditioning_padding` allows it to be shorter."""
+    if name not in family.facts.conditioning_padding:
+        return alone
+    shape = (1, together.shape[1] - alone.shape[1], *alone.shape[2:])
+    fill = alone.new_full(shape, family.facts.conditioning_padding[name])
+    return torch.cat([alone, fill], dim=1)

@@ -1,0 +1,50 @@
+"""Training on states that the model itself reached."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from tuner.config.settings import Topic, setting
+
+_ON = {"scheduled_sampling_max_step_offset": (True,), "scheduled_sampling_probability": (True,)}
+_RAMP = {**_ON, "scheduled_sampling_ramp_steps": (True,)}
+
+
+class ScheduledSamplingConfig(Topic):
+    """Rollouts: some samples start at more noise and are brought to their sigma by the model. Costs computation."""
+
+    scheduled_sampling_max_step_offset: int = setting(
+        0, "Most model steps of a rollout, each of 1/1000 in sigma; 0 turns rollouts off.", unit="model steps", ge=0
+    )
+    scheduled_sampling_probability: float = setting(
+        0.0,
+        "Chance that a sample is rolled out; 0 turns rollouts off.",
+        ge=0,
+        le=1,
+        needs={"scheduled_sampling_max_step_offset": (True,)},
+    )
+    scheduled_sampling_strategy: Literal["uniform"] = setting(
+        "uniform", "How the number of model steps is drawn from 0 to the most.", needs=_ON
+    )
+    scheduled_sampling_sampler: Literal["euler"] = setting("euler", "Integrator of the model steps.", needs=_ON)
+    scheduled_sampling_start_step: int = setting(0, "Steps before the first rollout.", unit="steps", ge=0, needs=_ON)
+    scheduled_sampling_ramp_steps: int = setting(
+        0, "Steps over which the chance goes from prob_start to prob_end; 0 for no ramp.", unit="steps", ge=0, needs=_ON
+    )
+    scheduled_sampling_prob_start: float = setting(0.0, "Chance at the start of the ramp.", ge=0, le=1, needs=_RAMP)
+    scheduled_sampling_prob_end: float = setting(0.5, "Chance at the end of the ramp.", ge=0, le=1, needs=_RAMP)
+    scheduled_sampling_ramp_shape: Literal["linear", "cosine"] = setting("linear", "Shape of the ramp.", needs=_RAMP)
+
+    def probability(self, step: int) -> float:
+        """Return the chance of a rollout in optimizer step `step`, counted from 0."""
+        enabled = self.scheduled_sampling_max_step_offset > 0 and self.scheduled_sampling_probability > 0
+        if not enabled or step < self.scheduled_sampling_start_step:
+            return 0.0
+        if not self.scheduled_sampling_ramp_steps:
+            return self.scheduled_sampling_probability
+        way = min(1.0, (step - self.scheduled_sampling_start_step) / self.scheduled_sampling_ramp_steps)
+        if self.scheduled_sampling_ramp_shape == "cosine":
+            way = (1.0 - math.cos(math.pi * way)) / 2.0
+        start, end = self.scheduled_sampling_prob_start, self.scheduled_sampling_prob_end
+        return start + (end - start) * way
