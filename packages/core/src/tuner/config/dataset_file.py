@@ -90,8 +90,6 @@ def _masks(file: DatasetFile, origin: str) -> Iterator[Problem]:
             message = f"{dataset.conditioning_data!r} is no entry of dataset_type conditioning (there is: {listed})"
             yield Problem(message, origin, f"{dataset.id}: conditioning_data")
     for mask in file.masks:
-        if not mask.instance_data_dir.is_dir():
-            yield Problem(f"{mask.instance_data_dir} is no folder", origin, f"{mask.id}: instance_data_dir")
         if mask.id not in [dataset.conditioning_data for dataset in file.datasets]:
             remedy = f"set conditioning_data to {mask.id!r} in the data set that it belongs to, or disable it"
             yield Problem("no data set names these masks", origin, mask.id, remedy)
@@ -122,9 +120,13 @@ def _across(
         entry.get("disabled") for entry in content if entry.get("dataset_type", "image") == "image"
     ):
         yield Problem("every data set of pictures is disabled", origin, "disabled")
-    for dataset in datasets:
-        if not dataset.instance_data_dir.is_dir():
+    for entry in content:
+        folder = entry.get("instance_data_dir")
+        # Looked at in the raw entry, so that a missing folder is named even where other keys are wrong as well.
+        if isinstance(folder, str) and entry.get("disabled") not in (True, "true") and not Path(folder).is_dir():
             yield Problem(
-                f"{dataset.instance_data_dir} is no folder", origin, f"{dataset.id}: instance_data_dir",
+                f"{folder} is no folder",
+                origin,
+                f"{entry.get('id')}: instance_data_dir",
                 f"create it, or start from another folder (paths are relative to {Path.cwd()})",
-            )  # fmt: skip
+            )

@@ -20,6 +20,7 @@ from tuner.data.images import load_pixels
 from tuner.data.index import FileIndex
 from tuner.data.masks import load_mask
 from tuner.data.plan import Plan
+from tuner.data.report import format_plan
 from tuner.data.sample import Sample
 from tuner.tracking.bars import Progress
 from tuner.training.session import Session, release_memory
@@ -127,9 +128,8 @@ def prepare_data(session: Session) -> PreparedData:
     latents, unreadable = _fill_latents(session, plan, index)
     unreadable |= _fill_masks(config, plan, masks)
     if unreadable:
-        for key, reason in unreadable.items():
-            logger.warning("%s is left out: %s", key, reason)
         plan = plan_data(config, facts, session.seed, index, side_limit=longest, excluded=unreadable)
+    logger.info("%s", format_plan(plan))
     conditionings = _fill_conditionings(session, plan)
     return PreparedData(plan, masks, latents, conditionings)
 
