@@ -1,6 +1,7 @@
 """What a run leaves behind, and that others can load it."""
 
 import json
+import logging
 import math
 import shutil
 from pathlib import Path
@@ -208,8 +209,10 @@ def test_unreadable_pictures_are_named_and_left_out(project, photographs, caplog
     Path("pictures/truncated.txt").write_text("half a picture")
     Path("pictures/nonsense.png").write_bytes(b"no picture at all")
     config = project(dataset={"instance_data_dir": "pictures"}, max_train_steps=1)
+    caplog.set_level(logging.INFO, logger="tuner")
     assert train(load_config(config)).step == 1
     assert "truncated.png" in caplog.text
+    assert "nonsense.png" in caplog.text
 
 
 def test_a_data_set_of_nothing_is_an_error(project):

@@ -352,3 +352,13 @@ def test_a_layer_without_a_rank_is_refused():
     settings = {**SETTINGS, "linear_dim": None, "full_matrix": True}
     with pytest.raises(ConfigError, match="needs linear_dim"):
         make_adapter(make_denoiser(), settings, {"module_algo_map": {"Attention": {"full_matrix": False}}})
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, LOW_RANK])
+def test_an_input_without_tokens_gives_none_and_a_gradient_of_zero(settings):
+    model = make_denoiser()
+    trainable = make_adapter(model, settings)
+    model.transformer_blocks[0].attn1.to_q(torch.zeros(0, 64)).sum().backward()
+    gradients = [weight.grad for _, weight in trainable.named_parameters() if weight.grad is not None]
+    assert gradients
+    assert not any(gradient.any() for gradient in gradients)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers import SanaPipeline, SanaTransformer2DModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tuner.adapters import create_trainable, load_exported
 from tuner.config.adapter import AdapterConfig
@@ -163,6 +163,65 @@ def test_reopening_on_another_model_is_refused(tmp_path):
     del smaller.transformer_blocks[1]
     with pytest.raises(ExportError, match=r"transformer_blocks\.1\."):
         load_exported(tmp_path, smaller)
+
+
+class Plain(torch.nn.Module):
+    """A network that diffusers gives no loader for adapters."""
+
+    def __init__(self, width=16):
+        super().__init__()
+        torch.manual_seed(0)
+        self.blocks = torch.nn.ModuleList(
+            torch.nn.ModuleDict({name: torch.nn.Linear(width, width) for name in ("to_q", "to_k", "other")})
+            for _ in range(2)
+        )
+        self.eval()
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = torch.tanh(block["other"](block["to_q"](x) * block["to_k"](x)))
+        return x
+
+
+PLAIN_FACTS = replace(FACTS, adapter_targets=("to_q", "to_k"))
+
+
+@pytest.mark.parametrize("alpha", [None, 1.5])
+def test_a_network_without_a_loader_is_reopened_by_peft(alpha, tmp_path):
+    model, x = Plain(), torch.linspace(-2, 2, 48).view(3, 16)
+    base = model(x)
+    trainable = make(model, facts=PLAIN_FACTS, lora_alpha=alpha)
+    shake(trainable)
+    trainable.export(tmp_path, {})
+    reopened = Plain()
+    assert load_exported(tmp_path, reopened) == 8
+    assert not any(value.requires_grad for value in reopened.parameters())
+    assert not any(module.training for module in reopened.modules())
+    assert (model(x) - base).abs().max() > 1e-2
+    torch.testing.assert_close(reopened(x), model(x), rtol=0, atol=1e-6)
+
+
+def test_a_file_without_settings_is_reopened_by_its_shapes(tmp_path):
+    model, x = Plain(), torch.linspace(-2, 2, 48).view(3, 16)
+    trainable = make(model, facts=PLAIN_FACTS)
+    shake(trainable)
+    bare = tmp_path / "bare.safetensors"
+    save_file(load_file(trainable.export(tmp_path, {})), bare)
+    reopened = Plain()
+    assert load_exported(bare, reopened) == 8
+    torch.testing.assert_close(reopened(x), model(x), rtol=0, atol=1e-6)
+
+
+def test_a_network_without_a_loader_refuses_what_does_not_fit(tmp_path):
+    make(Plain(), facts=PLAIN_FACTS).export(tmp_path, {})
+    shorter, wider, other = Plain(), Plain(width=24), torch.nn.ModuleDict({"to_x": torch.nn.Linear(16, 16)})
+    del shorter.blocks[1]
+    with pytest.raises(ExportError, match=r"4 of 8 tensors .*blocks\.1\."):
+        load_exported(tmp_path, shorter)
+    with pytest.raises(ExportError, match="does not fit Plain"):
+        load_exported(tmp_path, wider)
+    with pytest.raises(ExportError, match="ModuleDict"):
+        load_exported(tmp_path, other)
 
 
 def test_full_training_saves_a_model_that_diffusers_loads(tmp_path):

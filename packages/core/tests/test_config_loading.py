@@ -20,7 +20,8 @@ class Options(BaseModel):
 @hookimpl
 def describe_family():
     return FamilyFacts(
-        name="toy", title="Toy", flavours={"a": Flavour("owner/a"), "b": Flavour("owner/b")}, default_flavour="a",
+        name="toy", title="Toy", default_flavour="a",
+        flavours={"a": Flavour("owner/a"), "b": Flavour("owner/b", setting_defaults={"toy_strength": 3.0})},
         latent_channels=4, latent_stride=8, patch_size=2, pixel_alignment=64, token_limit=77,
         adapter_targets=("to_q",), part_folders={}, licence="mit", options=Options,
         setting_defaults={"learning_rate": 1e-5, "flow_sigmoid_scale": 2.0},
@@ -141,6 +142,12 @@ def test_a_family_changes_defaults_and_adds_settings(project):
     loaded = load_config(write(project, toy_strength="0.5"))
     assert loaded.config.optimisation.learning_rate == 1e-5
     assert loaded.config.family.toy_strength == 0.5
+
+
+def test_a_flavour_changes_defaults_too(project):
+    assert load_config(write(project, model_flavour="b")).config.family.toy_strength == 3.0
+    assert load_config(write(project, model_flavour="b", toy_strength=2)).config.family.toy_strength == 2.0
+    assert load_config(write(project)).config.family.toy_strength == 1.0
 
 
 def test_an_unknown_family_is_named_with_those_installed(project):

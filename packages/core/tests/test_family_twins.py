@@ -4,9 +4,18 @@ from itertools import pairwise
 
 import pytest
 import torch
+from diffusers import AutoencoderTiny
 from torch import nn
 
-from tuner.family.twins import gemma_tokenizer, natural_pictures, tame_decoder, tame_encoder, word_pieces
+from tuner.family.twins import (
+    gemma_tokenizer,
+    is_twin,
+    mark_as_twin,
+    natural_pictures,
+    tame_decoder,
+    tame_encoder,
+    word_pieces,
+)
 
 
 def test_natural_pictures_are_deterministic_and_in_range():
@@ -61,6 +70,29 @@ def test_tame_decoder_matches_the_pictures():
     tame_decoder(last, last(hidden), pictures)
     torch.testing.assert_close(last(hidden).std(dim=(0, 2, 3)), pictures.std(dim=(0, 2, 3)))
     torch.testing.assert_close(last(hidden).mean(dim=(0, 2, 3)), pictures.mean(dim=(0, 2, 3)), rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_autoencoders_of_videos_are_tamed_channel_by_channel():
+    torch.manual_seed(0)
+    last, axes = nn.Conv3d(6, 4, 3, padding=1), (0, 2, 3, 4)
+    hidden = torch.randn(2, 6, 1, 8, 8)
+    mean, std = torch.tensor([-1.0, 0.0, 2.0, 3.0]), torch.tensor([0.5, 1.0, 2.0, 4.0])
+    tame_encoder(last, last(hidden), std=std, mean=mean)
+    torch.testing.assert_close(last(hidden).mean(dim=axes), mean, rtol=0, atol=1e-5)
+    torch.testing.assert_close(last(hidden).std(dim=axes), std)
+    last, pictures = nn.Conv3d(6, 3, 3, padding=1), natural_pictures(2, 8).unsqueeze(2)
+    tame_decoder(last, last(hidden), pictures)
+    torch.testing.assert_close(last(hidden).std(dim=axes), pictures.std(dim=axes))
+    torch.testing.assert_close(last(hidden).mean(dim=axes), pictures.mean(dim=axes), rtol=0, atol=1e-5)
+
+
+def test_a_twins_mark_survives_saving_and_says_nothing_of_others(tmp_path):
+    model = AutoencoderTiny(encoder_block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4)
+    assert not is_twin(model)
+    mark_as_twin(model)
+    model.save_pretrained(tmp_path)
+    assert is_twin(AutoencoderTiny.from_pretrained(tmp_path))
 
 
 def test_word_pieces_number_the_specials_first():

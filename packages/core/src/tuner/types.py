@@ -36,10 +36,12 @@ class Flavour:
     Attributes:
         repo: Repository on the Hugging Face Hub, in diffusers layout.
         note: One line for people, such as a size or a warning.
+        setting_defaults: Defaults of settings that differ for these weights; they win over the family's.
     """
 
     repo: str
     note: str = ""
+    setting_defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
 class NoOptions(BaseModel):
@@ -76,6 +78,7 @@ class FamilyFacts:
         borrowed_folders: Sub-folder -> hub repository that holds it where the model's own repository lacks it.
         tiny_autoencoder: Hub repository of a tiny autoencoder for previews, or None.
         options: pydantic model of the family's own settings; its fields join the configuration's keys.
+        text_options: Fields of `options` that conditionings depend on; None for all of them.
         setting_defaults: Defaults of core settings that differ in this family.
         inert_settings: Core settings that mean nothing in this family -> why; values that people give are
             reported and replaced by the default.
@@ -104,6 +107,7 @@ class FamilyFacts:
     borrowed_folders: Mapping[str, str] = field(default_factory=dict)
     tiny_autoencoder: str | None = None
     options: type[BaseModel] = NoOptions
+    text_options: tuple[str, ...] | None = None
     setting_defaults: Mapping[str, Any] = field(default_factory=dict)
     inert_settings: Mapping[str, str] = field(default_factory=dict)
     advice: Mapping[str, str] = field(default_factory=dict)

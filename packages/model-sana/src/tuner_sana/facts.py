@@ -92,6 +92,7 @@ def sana() -> FamilyFacts:
         codec_dtype="float32",
         conditioning_masks={"prompt_embeds": "prompt_attention_mask"},
         options=SanaOptions,
+        text_options=("sana_complex_human_instruction",),
         advice={
             "learning_rate": "Upstream's claim: about 1e-5 for a full tune; LoKr 1e-4 with AdamW, 2e-5 with Lion.",
             "memory": "Upstream's claim: 12 GB at least, with a quantised base and batches of 1; 24 GB is realistic.",

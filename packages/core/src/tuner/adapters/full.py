@@ -41,6 +41,7 @@ class FullTrainable(Trainable):
         target = folder / self._subfolder
         with placed(target) as aside, self.holding(weights):
             self.denoiser.save_pretrained(aside)  # type: ignore[operator]
+            _forget_path(aside / "config.json")
             (aside / METADATA_FILE).write_text(json.dumps(dict(metadata), indent=2), encoding="utf-8")
         return target
 
@@ -58,3 +59,10 @@ class FullTrainable(Trainable):
     def description(self) -> str:
         """Say how many weights are trained."""
         return f"all weights of {type(self.denoiser).__name__}: {self.parameter_count():,} parameters"
+
+
+def _forget_path(config: Path) -> None:
+    """Remove the folder that the model was loaded from, which diffusers writes into what may be published."""
+    content = json.loads(config.read_text(encoding="utf-8"))
+    content.pop("_name_or_path", None)
+    config.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

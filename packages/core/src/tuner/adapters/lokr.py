@@ -125,10 +125,17 @@ def use_bypass(module: LokrModule) -> None:
     layer = module.org_module[0]
     if getattr(layer, "groups", 1) > 1:
         # Upstream's bypass of convolutions knows no groups.
-        module.bypass_forward_diff = partial(_grouped_difference, module)
+        module.bypass_forward_diff = partial(_rebuilt_difference, module)
+    else:
+        module.bypass_forward_diff = partial(_difference, module, module.bypass_forward_diff)
 
 
-def _grouped_difference(module: LokrModule, h: Tensor, scale: float = 1) -> Tensor:
+def _difference(module: LokrModule, upstream: Callable[..., Tensor], h: Tensor, scale: float = 1) -> Tensor:
+    # Upstream cannot reshape an empty input, which the expert of a mixture gets that no token was sent to.
+    return upstream(h, scale=scale) if h.numel() else _rebuilt_difference(module, h, scale)
+
+
+def _rebuilt_difference(module: LokrModule, h: Tensor, scale: float = 1) -> Tensor:
     weight = module.get_weight(module.shape) * module.scalar * scale
     output: Tensor = module.op(h, weight.to(h), None, **module.kw_dict)
     return output

@@ -121,11 +121,11 @@ def _across(
     ):
         yield Problem("every data set of pictures is disabled", origin, "disabled")
     for entry in content:
-        folder = entry.get("instance_data_dir")
+        path = entry.get("instance_data_dir")
         # Looked at in the raw entry, so that a missing folder is named even where other keys are wrong as well.
-        if isinstance(folder, str) and entry.get("disabled") not in (True, "true") and not Path(folder).is_dir():
+        if isinstance(path, str) and entry.get("disabled") not in (True, "true") and not Path(path).is_dir():
             yield Problem(
-                f"{folder} is no folder",
+                f"{path} is no folder",
                 origin,
                 f"{entry.get('id')}: instance_data_dir",
                 f"create it, or start from another folder (paths are relative to {Path.cwd()})",

@@ -128,9 +128,10 @@ def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Loade
         problems = [problem for problem in collect(sources, None)[1] if "did you mean" in (problem.remedy or "")]
         raise ConfigError([*reading.problems, *problems])
     facts = family.facts
-    given, problems = collect([("family", _family_defaults(family)), *sources], facts.options)
+    defaults = _family_defaults(family, sources)
+    given, problems = collect([("family", defaults), *sources], facts.options)
     reading.problems += problems
-    given, inert = _without_inert(given, family)
+    given, inert = _without_inert(given, defaults, facts.inert_settings)
     topics, problems = build_topics(given, facts.options)
     reading.problems += problems + checks.conflicts(topics, given, facts)
     parts = _referenced(topics, given, reading)
@@ -162,19 +163,26 @@ def _family(sources: list[tuple[str, Mapping[str, Any]]], reading: _Reading) -> 
         return None
 
 
-def _without_inert(given: dict[str, Given], family: Family) -> tuple[dict[str, Given], dict[str, str]]:
+def _without_inert(
+    given: dict[str, Given], defaults: Mapping[str, Any], reasons: Mapping[str, str]
+) -> tuple[dict[str, Given], dict[str, str]]:
     """Put the family's defaults in place of values that mean nothing to it; also return the reasons by key."""
-    reasons = family.facts.inert_settings
     inert = {key: reasons[key] for key, value in given.items() if key in reasons and value.origin != "family"}
-    defaults = {key: Given(value, "family") for key, value in _family_defaults(family).items() if key in inert}
-    return {**{key: value for key, value in given.items() if key not in inert}, **defaults}, inert
+    kept = {key: value for key, value in given.items() if key not in inert}
+    return {**kept, **{key: Given(defaults[key], "family") for key in inert if key in defaults}}, inert
 
 
-def _family_defaults(family: Family) -> dict[str, Any]:
-    """Defaults that the family changes; only those that are settings."""
-    known = {key for _, key, _ in all_settings(family.facts.options)}
-    alignment = {"aspect_bucket_alignment": family.facts.pixel_alignment}
-    return {key: value for key, value in {**alignment, **family.facts.setting_defaults}.items() if key in known}
+def _family_defaults(family: Family, sources: list[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
+    """Defaults that the family and the flavour change; only those that are settings."""
+    facts = family.facts
+    asked = {key.lstrip("-"): value for _, values in sources for key, value in values.items()}
+    # Weights of one's own have no flavour, unless one is named too.
+    implied = None if asked.get("pretrained_model_name_or_path") else facts.default_flavour
+    flavour = facts.flavours.get(str(asked.get("model_flavour") or implied))
+    known = {key for _, key, _ in all_settings(facts.options)}
+    defaults: dict[str, Any] = {"aspect_bucket_alignment": facts.pixel_alignment, **facts.setting_defaults}
+    defaults.update(flavour.setting_defaults if flavour else {})
+    return {key: value for key, value in defaults.items() if key in known}
 
 
 def _referenced(topics: Mapping[str, Any], given: Mapping[str, Given], reading: _Reading) -> dict[str, Any]:

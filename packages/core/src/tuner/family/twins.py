@@ -16,6 +16,8 @@ from tuner.randomness import normal_tensor
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+_MARK = "_tuner_twin"
+
 SPACE = "\u2581"
 """The mark that sentence-piece vocabularies put where a space was."""
 
@@ -30,6 +32,16 @@ def save_twin(pipeline: Any, folder: Path) -> Path:
         raise TunerError(f"{folder} is not empty; a twin is written to a new folder\n    -> name another folder")
     pipeline.save_pretrained(str(folder), safe_serialization=True)
     return folder
+
+
+def mark_as_twin(denoiser: Any) -> None:
+    """Note in a diffusers model's configuration that its weights are random; saving and loading keep the note."""
+    denoiser.register_to_config(**{_MARK: True})
+
+
+def is_twin(denoiser: Any) -> bool:
+    """Whether `mark_as_twin` was called on a model, or on the one that it was trained from."""
+    return bool(denoiser.config.get(_MARK))
 
 
 def natural_pictures(count: int = 4, size: int = 256) -> Tensor:
@@ -55,15 +67,19 @@ def natural_pictures(count: int = 4, size: int = 256) -> Tensor:
     return (0.5 * pictures / pictures.std()).clamp(-1, 1)
 
 
-def tame_encoder(last: nn.Module, output_BCHW: Tensor, std: float, bypass: bool = False) -> None:
-    """Change an encoder's last convolution so that each output channel has mean 0 and the standard deviation asked for.
+def tame_encoder(
+    last: nn.Module, output_BCHW: Tensor, std: float | Tensor, mean: float | Tensor = 0.0, bypass: bool = False
+) -> None:
+    """Change an encoder's last convolution so that each output channel has the mean and standard deviation asked for.
 
-    Exact, since the layer is linear: weight and bias are multiplied by g, and the bias is moved.
+    Exact, since the layer is linear: weight and bias are multiplied by g, and the bias is moved. Autoencoders of videos
+    are served too: tensors may have a dimension of frames before H and W.
 
     Args:
         last: The convolution (an odd kernel, stride 1).
         output_BCHW: What the encoder gives on typical pictures; only the convolution's first channels count.
-        std: Standard deviation wanted.
+        std: Standard deviation wanted, for all channels or for each.
+        mean: Mean wanted, likewise.
         bypass: The encoder adds the convolution's own input to its output. The convolution then also gets
             (g - 1) times the identity, which scales that share as well.
     """
@@ -71,11 +87,11 @@ def tame_encoder(last: nn.Module, output_BCHW: Tensor, std: float, bypass: bool 
 
     convolution: Any = last
     channels = output_BCHW.shape[1]
-    mean_C = output_BCHW.mean(dim=(0, 2, 3))
-    gain_C = std / output_BCHW.std(dim=(0, 2, 3))
+    mean_C, std_C = _moments(output_BCHW)
+    gain_C = std / std_C
     with torch.no_grad():
-        convolution.weight[:channels] *= gain_C.view(-1, 1, 1, 1)
-        convolution.bias[:channels] = (convolution.bias[:channels] - mean_C) * gain_C
+        convolution.weight[:channels] *= _along_first(gain_C, convolution.weight)
+        convolution.bias[:channels] = (convolution.bias[:channels] - mean_C) * gain_C + mean
         if bypass:
             centre = convolution.kernel_size[0] // 2
             index = torch.arange(channels)
@@ -87,11 +103,55 @@ def tame_decoder(last: nn.Module, output_BCHW: Tensor, pictures_BCHW: Tensor) ->
     import torch
 
     convolution: Any = last
-    axes = (0, 2, 3)
-    gain_C = pictures_BCHW.std(dim=axes) / output_BCHW.std(dim=axes)
+    (mean_C, std_C), (wanted_mean_C, wanted_std_C) = _moments(output_BCHW), _moments(pictures_BCHW)
+    gain_C = wanted_std_C / std_C
     with torch.no_grad():
-        convolution.weight *= gain_C.view(-1, 1, 1, 1)
-        convolution.bias.copy_((convolution.bias - output_BCHW.mean(dim=axes)) * gain_C + pictures_BCHW.mean(dim=axes))
+        convolution.weight *= _along_first(gain_C, convolution.weight)
+        convolution.bias.copy_((convolution.bias - mean_C) * gain_C + wanted_mean_C)
+
+
+def _moments(tensor_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of each channel."""
+    axes = (0, *range(2, tensor_BCHW.ndim))
+    return tensor_BCHW.mean(dim=axes), tensor_BCHW.std(dim=axes)
+
+
+def _along_first(values: Tensor, like: Tensor) -> Tensor:
+    """View a vector so that it broadcasts along the first dimension of `like`."""
+    return values.view(-1, *[1] * (like.ndim - 1))
+
+
+def autoencoder_kl(latent_channels: int, scaling_factor: float, shift_factor: float | None = None, **more: Any) -> Any:
+    """Build diffusers' `AutoencoderKL` of 8 pixels per latent cell, one narrow block per level.
+
+    Latents and pixels of photograph-like pictures get the published scale. To be called without gradients.
+
+    Args:
+        latent_channels: Channels of a latent.
+        scaling_factor: Published factor of the latents.
+        shift_factor: Published shift of the latents; None for none.
+        **more: Further arguments of `AutoencoderKL`.
+    """
+    from diffusers import AutoencoderKL
+
+    autoencoder: Any = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8, 8, 16, 16),
+        norm_num_groups=4,
+        latent_channels=latent_channels,
+        scaling_factor=scaling_factor,
+        shift_factor=shift_factor,
+        **more,
+    ).eval()
+    pictures = natural_pictures()
+    # A convolution that mixes the channels once more follows in some versions; the last one is the one to change.
+    last = autoencoder.quant_conv if autoencoder.quant_conv is not None else autoencoder.encoder.conv_out
+    latents = autoencoder.encode(pictures).latent_dist.mode()
+    tame_encoder(last, latents, std=1 / scaling_factor, mean=shift_factor or 0.0)
+    latents = autoencoder.encode(pictures).latent_dist.mode()
+    tame_decoder(autoencoder.decoder.conv_out, autoencoder.decode(latents).sample, pictures)
+    return autoencoder
 
 
 def word_pieces(specials: Sequence[str], words: Iterable[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:

@@ -186,14 +186,14 @@ def _fill_masks(config: RunConfig, plan: Plan, cache: MaskCache) -> Mapping[str,
 
 def _fill_conditionings(session: Session, plan: Plan) -> ConditioningCache:
     config = session.config
-    entry = config.text_cache
+    entry, read = config.text_cache, session.facts.text_options
     cache = ConditioningCache(
         ShardStore(entry.cache_dir if entry and entry.cache_dir else config.caching.cache_dir / "text"),
         family_name=session.facts.name,
         # Prompts are prepared by these libraries, so another version of theirs may mean another conditioning.
         encoder_fingerprint=f"{_fingerprint(session, 'text_encoders')} {_versions('diffusers', 'transformers')}",
         dtype=session.dtype,
-        options_json=config.family.model_dump_json(),
+        options_json=config.family.model_dump_json(include=None if read is None else set(read)),
     )
 
     def open_encoder() -> Callable[[Sequence[str], Role], Conditioning]:

@@ -27,10 +27,9 @@ from tuner.training.identity import check_identity, export_metadata, run_identit
 from tuner.training.interruption import StopRequest, alone_in
 from tuner.training.loop import Learner, Loop, has_dropout
 from tuner.training.persistence import load_learner, save_learner
-from tuner.training.session import Session, open_session, release_memory
-from tuner.types import CheckpointSaved, Conditioning, ImagesValidated, Role, RunEnded, RunStarted
-from tuner.validation.pictures import make_pictures, picture_prompts
-from tuner.validation.sampling import evaluating
+from tuner.training.picture_rounds import PictureRounds
+from tuner.training.session import Session, open_session
+from tuner.types import CheckpointSaved, RunEnded, RunStarted
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +128,10 @@ class Run:
     def _output_dir(self) -> Path:
         return self._config.model.output_dir
 
+    @property
+    def _pictures(self) -> PictureRounds:
+        return PictureRounds(self.session, self.learner, self.data.conditionings)
+
     def train(self) -> TrainResult:
         """Take the steps that are left, and export.
 
@@ -154,8 +157,9 @@ class Run:
         return TrainResult(step, outcome == "interrupted", exported)
 
     def _take_steps(self) -> int:
+        self._pictures.check()
         if self.first == 0 and not self._config.validation.disable_benchmark:
-            self._make_pictures(0, "base model", self._output_dir / "benchmarks" / "base_model")
+            self._pictures.make(0, "base model", self._output_dir / "benchmarks" / "base_model")
         loop = self._loop()
         step = self.first
         for step in loop.run(self.first, self.last):
@@ -189,7 +193,7 @@ class Run:
         interval = self._config.validation.validation_step_interval
         if not stops and (_is_due(step, interval) or (interval and step == self.last)):
             loop.guard.check()
-            self._make_pictures(step, "live", self._output_dir / "validation_images")
+            self._pictures.make(step, "live", self._output_dir / "validation_images")
 
     def _save_checkpoint(self, step: int) -> None:
         state = {
@@ -204,33 +208,6 @@ class Run:
         )
         prune_checkpoints(self._output_dir, self._config.checkpoints.checkpoints_total_limit)
         self.session.hook.checkpoint_saved(event=CheckpointSaved(step, folder))
-
-    def _make_pictures(self, step: int, label: str, folder: Path) -> None:
-        prompts = picture_prompts(self._config)
-        if not prompts:
-            return
-        live = self.learner.components
-        assert live.denoiser is not None
-        loaded = self.session.load("codec", "scheduler")
-        components = replace(live, codec=loaded.codec, scheduler=loaded.scheduler)
-        with evaluating(live.denoiser):
-            files = make_pictures(
-                self.session.hook.validation_pipeline(components=components),
-                prompts,
-                self._read_conditioning,
-                config=self._config,
-                facts=self.session.facts,
-                seed=self.session.seed,
-                folder=folder,
-                prefix=f"step_{step}",
-            )
-        del loaded, components
-        release_memory()
-        self.session.hook.images_validated(event=ImagesValidated(step, label, files))
-
-    def _read_conditioning(self, prompt: str, role: Role) -> Conditioning:
-        row = self.data.conditionings.read(prompt, role)
-        return {name: tensor.unsqueeze(0).to(self.session.device) for name, tensor in row.items()}
 
     def _metadata(self, step: int) -> dict[str, str]:
         return export_metadata(self.session, step, self.identity["data"])

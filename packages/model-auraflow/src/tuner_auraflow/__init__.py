@@ -1,0 +1,1 @@
+"""The AuraFlow family of tuner. `tuner_auraflow.plugin` holds its hooks."""

@@ -1,0 +1,1 @@
+"""The OmniGen family of tuner. `tuner_omnigen.plugin` holds its hooks."""
