@@ -35,12 +35,14 @@ class Flavour:
 
     Attributes:
         repo: Repository on the Hugging Face Hub, in diffusers layout.
-        note: One line for people, such as a size or a warning.
+        note: One line for people, such as a size.
+        warning: Why these weights are a bad choice for training; shown when they are chosen.
         setting_defaults: Defaults of settings that differ for these weights; they win over the family's.
     """
 
     repo: str
     note: str = ""
+    warning: str = ""
     setting_defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -207,11 +209,13 @@ class Prediction:
         velocity: Predicted velocity, shaped as `Batch.x`.
         weight: Weight of the squared velocity error, broadcastable to `velocity`; None for 1.
         auxiliary: Further losses by name, scalars that are added to the main loss as they are.
+        metrics: Scalars by name that are logged and change nothing.
     """
 
     velocity: Tensor
     weight: Tensor | None = None
     auxiliary: Mapping[str, Tensor] = field(default_factory=dict)
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,9 @@ def auraflow() -> FamilyFacts:
             "v0.2": Flavour("fal/AuraFlow-v0.2"),
             "v0.1": Flavour("fal/AuraFlow"),
             "pony": Flavour(
-                "purplesmartai/pony-v7-base", "prompts of up to 768 tokens", {"auraflow_token_limit": PONY_TOKENS}
+                "purplesmartai/pony-v7-base",
+                "prompts of up to 768 tokens",
+                setting_defaults={"auraflow_token_limit": PONY_TOKENS},
             ),
         },
         default_flavour="v0.3",

@@ -1,4 +1,4 @@
-"""Commands that need no configuration: families, twin, demo, schema."""
+"""Commands that need no configuration: families, twin, new-family, demo, schema."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ def families(options: argparse.Namespace) -> int:
         print(f"{facts.name}{also}: {facts.title}, {family.entry.package} {family.entry.version}, {facts.licence}")
         for name, flavour in facts.flavours.items():
             mark = "*" if name == facts.default_flavour else " "
-            print(f"  {mark} {name:<20} {flavour.repo}" + (f"  {flavour.note}" if flavour.note else ""))
+            print(
+                f"  {mark} {name:<20} {flavour.repo}"
+                + "".join(f"  {text}" for text in (flavour.note, flavour.warning) if text)
+            )
     for row in broken:
         print(f"{row['name']}: BROKEN: {row['reason']}", file=sys.stderr)
     return 0
@@ -38,6 +41,16 @@ def twin(options: argparse.Namespace) -> int:
 
     folder = write_twin(load_family(options.family), Path(options.folder))
     print(f"wrote the twin of {options.family} to {folder}")
+    return 0
+
+
+def new_family(options: argparse.Namespace) -> int:
+    """Write the skeleton of a family package."""
+    from tuner.cli.new_family import write_family
+
+    for file in write_family(options.name, Path(options.folder)):
+        print(file)
+    print(f"wrote a package for {options.name}; {Path(options.folder) / 'README.md'} says what to fill in")
     return 0
 
 
@@ -94,6 +107,9 @@ def _as_json(family: Family, aliases: list[str]) -> dict[str, Any]:
         "version": family.entry.version,
         "licence": facts.licence,
         "default_flavour": facts.default_flavour,
-        "flavours": {name: {"repo": flavour.repo, "note": flavour.note} for name, flavour in facts.flavours.items()},
+        "flavours": {
+            name: {"repo": flavour.repo, "note": flavour.note, "warning": flavour.warning}
+            for name, flavour in facts.flavours.items()
+        },
         "advice": dict(facts.advice),
     }

@@ -32,6 +32,9 @@ def warnings(topics: Mapping[str, Any], facts: FamilyFacts) -> Iterator[str]:
     model: ModelConfig = topics["model"]
     adapter: AdapterConfig = topics["adapter"]
     validation: ValidationConfig = topics["validation"]
+    flavour = facts.flavours.get(model.model_flavour or "")
+    if flavour and flavour.warning:
+        yield f"model_flavour {model.model_flavour}: {flavour.warning}"
     if optimisation.lr_scheduler == "constant" and optimisation.lr_warmup_steps:
         yield f"lr_scheduler constant with lr_warmup_steps {optimisation.lr_warmup_steps} runs as constant_with_warmup"
     if optimisation.caption_dropout_probability == 0:

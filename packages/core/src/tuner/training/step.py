@@ -120,6 +120,8 @@ def backward_step(
         for name, auxiliary in prediction.auxiliary.items():
             loss = loss + share * auxiliary
             _add(parts, name, share * auxiliary.detach())
+        for name, value in prediction.metrics.items():
+            _add(parts, name, share * value.detach())
         backward(loss)
         total += loss.detach()
     return total, parts

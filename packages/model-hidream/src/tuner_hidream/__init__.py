@@ -1,0 +1,1 @@
+"""The HiDream family of tuner. `tuner_hidream.plugin` holds its hooks."""
