@@ -3,16 +3,17 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-FAMILIES := sana
+FAMILIES := sana omnigen auraflow hidream cosmos2
 FAMILY ?= sana
 JOBS ?= 2
 MODEL_PACKAGES := $(addprefix packages/model-,$(FAMILIES))
+THIRD_PARTY := $(wildcard tests/third_party/*)
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo test lint types layers unit kit benchmarks clean
+.PHONY: help install demo test lint types layers unit across isolated third-party benchmarks clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 install: $(INSTALLED) ## create .venv with everything
 
@@ -27,7 +28,7 @@ $(INSTALLED): constraints.txt requirements-dev.txt packages/core/pyproject.toml 
 demo: $(INSTALLED) ## fine-tune a twin on real photographs, about a minute
 	$(BIN)/tuner demo $(FAMILY)
 
-test: lint types layers unit kit ## everything that CI runs
+test: lint types layers across isolated third-party ## everything that CI runs
 
 lint: $(INSTALLED) ## style
 	$(BIN)/ruff check .
@@ -39,15 +40,21 @@ types: $(INSTALLED) ## types
 layers: $(INSTALLED) ## who may import whom
 	$(BIN)/lint-imports
 
-unit: $(INSTALLED) ## tests of all packages
+unit: $(INSTALLED) ## tests of all packages, together
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS)
 
-kit: $(INSTALLED) ## the conformance kit on every family
-	for family in $(FAMILIES); do OMP_NUM_THREADS=1 $(BIN)/pytest -q --tuner-family $$family || exit 1; done
+across: $(INSTALLED) ## the tests that need several packages
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS) tests
+
+isolated: $(INSTALLED) ## each package's tests and the kit, with nothing but its wheel and the core's installed
+	$(BIN)/python scripts/isolated.py --jobs $(JOBS) packages/core $(MODEL_PACKAGES)
+
+third-party: $(INSTALLED) ## the same for the packages of the plugin guide
+	$(BIN)/python scripts/isolated.py --jobs $(JOBS) $(THIRD_PARTY)
 
 benchmarks: $(INSTALLED) ## ratios against bare loops
 	$(BIN)/python benchmarks/step_overhead.py
 	$(BIN)/python benchmarks/startup.py
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .venv-clean demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+# Packages of others: they are not installed here, and scripts/isolated.py runs their tests where they are.
+collect_ignore = ["third_party"]
+
 FAMILY = "sana"
 Project = Callable[..., Path]
 

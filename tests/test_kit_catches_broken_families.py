@@ -39,6 +39,7 @@ ORACLE = "test_oracle_reproduces_a_chosen_latent"
 PICTURE = "test_oracle_reproduces_a_chosen_picture"
 PROMPTS = "test_pipeline_gets_the_conditioning_of_training"
 BATCH = "test_losses_of_a_batch_are_those_of_its_samples"
+NOT_SQUARE = "test_pictures_that_are_only_just_not_square"
 PADDING = "test_padding_has_no_effect"
 RANDOM = "test_no_random_generator_is_read"
 
@@ -124,7 +125,18 @@ BROKEN: dict[str, tuple[str, set[str]]] = {
         def compute_loss(components, batch):
             return sound.compute_loss(components, replace(batch, sigma=batch.sigma[:1].expand_as(batch.sigma)))
         """,
-        {BATCH},
+        {BATCH, NOT_SQUARE},
+    ),
+    "tall_pictures_lie_on_their_side": (
+        """
+        @hookimpl
+        def compute_loss(components, batch):
+            if batch.x.shape[-2] <= batch.x.shape[-1]:
+                return sound.compute_loss(components, batch)
+            prediction = sound.compute_loss(components, replace(batch, x=batch.x.mT))
+            return replace(prediction, velocity=prediction.velocity.mT)
+        """,
+        {PROMPTS},
     ),
     "prompts_swapped_in_the_pipeline": (
         """
@@ -140,6 +152,29 @@ BROKEN: dict[str, tuple[str, set[str]]] = {
         {PROMPTS},
     ),
 }
+
+TRIMMED = """
+        @hookimpl
+        def encode_prompt(components, prompts, role):
+            full = sound.encode_prompt(components, prompts, role)
+            mask = full["prompt_attention_mask"]
+            longest = int(mask.sum(dim=1).max())
+            full["prompt_embeds"] = full["prompt_embeds"] * mask.unsqueeze(-1)
+            return {name: rows[:, :longest] for name, rows in full.items()}
+"""
+
+
+def filled_up_with(mask: float) -> str:
+    """A family whose rows differ in length, and what fills up the mask of shorter ones."""
+    return f"""
+        {TRIMMED.strip()}
+
+        @hookimpl
+        def describe_family():
+            padding = {{"prompt_embeds": 0.0, "prompt_attention_mask": {mask}}}
+            return replace(sound.describe_family(), conditioning_padding=padding)
+    """
+
 
 # The same for single proofs outside these files.
 BROKEN_ELSEWHERE: dict[str, tuple[str, str]] = {
@@ -214,6 +249,112 @@ BROKEN_ELSEWHERE: dict[str, tuple[str, str]] = {
         """,
         "test_twin_is_deterministic",
     ),
+    "time_rounded_to_bfloat16": (
+        """
+        @hookimpl
+        def compute_loss(components, batch):
+            return sound.compute_loss(components, replace(batch, sigma=batch.sigma.to(batch.x.dtype).float()))
+        """,
+        "test_time_keeps_the_precision_of_float32",
+    ),
+    "shorter_rows_filled_up_with_what_is_heard": (
+        filled_up_with(mask=1.0),
+        "test_filling_up_shorter_rows_changes_nothing",
+    ),
+    "rows_of_different_length_that_nothing_fills_up": (TRIMMED, "test_rows_of_different_prompts_stack"),
+    "empty_caption_of_another_dtype": (
+        """
+        @hookimpl
+        def encode_prompt(components, prompts, role):
+            conditioning = sound.encode_prompt(components, prompts, role)
+            if role != "unconditional":
+                return conditioning
+            return {**conditioning, "prompt_embeds": conditioning["prompt_embeds"].bfloat16()}
+        """,
+        "test_the_empty_caption_can_replace_any",
+    ),
+    "cache_loses_precision_that_encoding_has": (
+        """
+        @hookimpl
+        def encode_prompt(components, prompts, role):
+            conditioning = sound.encode_prompt(components, prompts, role)
+            noise = 1e-3 * torch.randn_like(conditioning["prompt_embeds"])
+            return {**conditioning, "prompt_embeds": conditioning["prompt_embeds"] + noise}
+        """,
+        "test_a_cached_conditioning_is_the_encoded_one",
+    ),
+    "feed_forwards_without_their_customary_name": (
+        """
+        @hookimpl
+        def describe_family():
+            return replace(sound.describe_family(), class_aliases={})
+        """,
+        "test_customary_class_names_are_understood",
+    ),
+    "refuses_a_number_format_without_a_reason": (
+        """
+        from tuner.types import PartPolicy, QuantisationPolicy
+
+        @hookimpl
+        def quantisation_policy(options):
+            return QuantisationPolicy({"denoiser": PartPolicy(refused={"fp8-quanto": "bad"})})
+        """,
+        "test_quantisation_policy_is_well_formed",
+    ),
+    "protects_layers_that_do_not_exist": (
+        """
+        from tuner.types import PartPolicy, QuantisationPolicy
+
+        @hookimpl
+        def quantisation_policy(options):
+            return QuantisationPolicy({"denoiser": PartPolicy(skip_layers=("patch_embedder*",))})
+        """,
+        "test_layers_that_are_never_quantised_exist",
+    ),
+    "auxiliary_loss_without_gradient": (
+        """
+        @hookimpl
+        def compute_loss(components, batch):
+            prediction = sound.compute_loss(components, batch)
+            return replace(prediction, auxiliary={"size": prediction.velocity.square().mean().detach()})
+        """,
+        "test_auxiliary_losses_are_learnt_from",
+    ),
+    "auxiliary_loss_twice_under_checkpointing": (
+        """
+        @hookimpl
+        def compute_loss(components, batch):
+            prediction = sound.compute_loss(components, batch)
+            times = 2 if components.denoiser.is_gradient_checkpointing else 1
+            return replace(prediction, auxiliary={"size": times * prediction.velocity.square().mean()})
+        """,
+        "test_auxiliary_losses_bear_gradient_checkpointing",
+    ),
+    "auxiliary_loss_of_all_that_was_asked": (
+        """
+        asked = []
+
+        @hookimpl
+        def compute_loss(components, batch):
+            prediction = sound.compute_loss(components, batch)
+            size = prediction.velocity.square().mean()
+            earlier = sum(asked)
+            asked.append(size.detach())
+            return replace(prediction, auxiliary={"size": size + earlier})
+        """,
+        "test_auxiliary_losses_ignore_the_base_models_pass",
+    ),
+    "answers_by_how_often_it_was_asked": (
+        """
+        @hookimpl
+        def compute_loss(components, batch):
+            denoiser, prediction = components.denoiser, sound.compute_loss(components, batch)
+            if denoiser.training:
+                denoiser.asked = getattr(denoiser, "asked", 0) + 1
+            return replace(prediction, velocity=prediction.velocity * (1 + 1e-4 * getattr(denoiser, "asked", 0)))
+        """,
+        "test_stopping_and_going_on_changes_nothing",
+    ),
 }
 
 
@@ -227,7 +368,7 @@ def twin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tuner.plugins import load_family
     from tuner.testing.family import FamilyUnderTest
 
-    family = FamilyUnderTest.with_twin("sana", load_family("sana"), tmp_path_factory.mktemp("kit") / "twin")
+    family = FamilyUnderTest("sana", load_family("sana"), tmp_path_factory.mktemp("kit") / "twin")
     family.predict(family.batch())
     family.sampler()
     return family.twin
@@ -258,6 +399,14 @@ def test_fault_elsewhere_is_caught(pytester: pytest.Pytester, twin: Path, fault:
     _write_plugin(pytester, fault, code)
     _, _, failed = _run(pytester, f"broken.{fault}", twin, "-k", proof)
     assert failed == {proof}
+
+
+def test_rows_of_different_length_pass(pytester: pytest.Pytester, twin: Path) -> None:
+    _write_plugin(pytester, "trimmed", filled_up_with(mask=0.0))
+    passed, skipped, failed = _run(pytester, "broken.trimmed", twin, "-k", "test_batches or test_text")
+    assert not failed
+    assert not skipped
+    assert {PADDING, "test_filling_up_shorter_rows_changes_nothing"} <= passed
 
 
 def _write_plugin(pytester: pytest.Pytester, name: str, code: str) -> None:

@@ -67,7 +67,7 @@ def _dispatch(arguments: list[str]) -> int:
         return BAD_USAGE
     from tuner.cli import info_commands
 
-    handler: Callable[[argparse.Namespace], int] = getattr(info_commands, options.command)
+    handler: Callable[[argparse.Namespace], int] = getattr(info_commands, options.command.replace("-", "_"))
     return handler(options)
 
 
@@ -77,6 +77,7 @@ COMMANDS = {
     "cache": "fill the caches and stop",
     "families": "list installed model families",
     "twin": "write a family's twin: a tiny random checkpoint of the real architecture",
+    "new-family": "write a package to start a model family from",
     "demo": "the whole job on a twin and real photographs, in about a minute on a CPU",
     "schema": "print the JSON schema of the configuration",
 }
@@ -94,6 +95,9 @@ def _build_parser() -> argparse.ArgumentParser:
     twin = commands.add_parser("twin", help=COMMANDS["twin"])
     twin.add_argument("family", help="name of an installed family")
     twin.add_argument("folder", help="folder to write, absent or empty")
+    new_family = commands.add_parser("new-family", help=COMMANDS["new-family"])
+    new_family.add_argument("name", help="name of the family, as users will write it")
+    new_family.add_argument("folder", help="folder to write, absent or empty")
     demo = commands.add_parser("demo", help=COMMANDS["demo"])
     demo.add_argument("family", nargs="?", help="name of an installed family; the first one if not given")
     demo.add_argument("--folder", default="demo", help="folder to work in (default: demo)")

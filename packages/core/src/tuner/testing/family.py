@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -39,20 +40,12 @@ class FamilyUnderTest:
     Attributes:
         name: What the family was asked for by.
         family: The family.
-        twin: Folder of its twin.
+        folder: Where its twin is, or is written by the first proof that needs it.
     """
 
     name: str
     family: Family
-    twin: Path
-
-    @classmethod
-    def with_twin(cls, name: str, family: Family, folder: Path) -> FamilyUnderTest:
-        """Write the family's twin to `folder`, unless something is there, and put the two together."""
-        subject = cls(name, family, folder)
-        if not folder.exists():
-            subject.hooks.make_twin(folder=folder)
-        return subject
+    folder: Path
 
     @cached_property
     def hooks(self) -> pluggy.HookRelay:
@@ -63,6 +56,18 @@ class FamilyUnderTest:
     def facts(self) -> FamilyFacts:
         """The family's data sheet."""
         return self.family.facts
+
+    @cached_property
+    def twin(self) -> Path:
+        """Folder of the family's twin, written at the first call unless something is there."""
+        if not self.folder.exists():
+            try:
+                self.hooks.make_twin(folder=self.folder)
+            except BaseException:
+                # The next proof shall meet the same failure, not half a twin.
+                shutil.rmtree(self.folder, ignore_errors=True)
+                raise
+        return self.folder
 
     @cached_property
     def components(self) -> Components:
@@ -115,16 +120,28 @@ class FamilyUnderTest:
         )
         return conditioning
 
-    def batch(self, sigmas: Sequence[float] = (0.5,), prompts: Sequence[str] | None = None) -> Batch:
+    @property
+    def shapes(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(height, width) in pixels of a wide and of a tall picture that are only just not square."""
+        longer = self.side + self.facts.pixel_alignment
+        return (self.side, longer), (longer, self.side)
+
+    def batch(
+        self,
+        sigmas: Sequence[float] = (0.5,),
+        prompts: Sequence[str] | None = None,
+        shape: tuple[int, int] | None = None,
+    ) -> Batch:
         """Return a noised batch with one sample per sigma.
 
         Args:
             sigmas: Share of noise of each sample, in [0, 1].
             prompts: One per sample; the first ones of `PROMPTS` if not given.
+            shape: (height, width) in pixels; twice as wide as high if not given.
         """
         count = len(sigmas)
         sigma = torch.tensor(sigmas, dtype=torch.float32)
-        x0 = self.latents(count, self.side, 2 * self.side)
+        x0 = self.latents(count, *(shape or (self.side, 2 * self.side)))
         noise = self.noise(x0.shape)
         conditioning = self.encode(prompts if prompts is not None else PROMPTS[:count])
         return Batch(mix(x0, noise, sigma), sigma, velocity_target(x0, noise), conditioning)

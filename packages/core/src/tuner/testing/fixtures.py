@@ -12,7 +12,7 @@ from tuner.testing.family import FamilyUnderTest
 
 @pytest.fixture(scope="session")
 def family(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> FamilyUnderTest:
-    """The family that `--tuner-family` names, with a twin that is written once per session."""
+    """The family that `--tuner-family` names, with a twin that is written once per session, if any proof needs it."""
     name = pytestconfig.getoption("tuner_family")
     folder: Path = pytestconfig.getoption("tuner_twin") or tmp_path_factory.mktemp("tuner") / "twin"
-    return FamilyUnderTest.with_twin(name, load_family(name), folder.absolute())
+    return FamilyUnderTest(name, load_family(name), folder.absolute())

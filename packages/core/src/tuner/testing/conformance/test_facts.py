@@ -1,4 +1,4 @@
-"""The data sheet, the options and the policy say what is so."""
+"""The data sheet, the options and the policy are well-formed. Nothing here needs a twin or weights."""
 
 from __future__ import annotations
 
@@ -24,13 +24,12 @@ def test_flavours_name_hub_repositories(family: FamilyUnderTest) -> None:
     assert not malformed, f"not of the form owner/name: {malformed}"
 
 
-def test_every_part_has_its_folders_in_the_twin(family: FamilyUnderTest) -> None:
-    """`part_folders` names the folders that the parts are read from, as the twin has them."""
+def test_parts_have_folders(family: FamilyUnderTest) -> None:
+    """`part_folders` says where each part is read from; only text encoders may be missing."""
     folders = family.facts.part_folders
     assert {"denoiser", "codec", "scheduler"} <= folders.keys() <= set(PARTS)
-    absent = [name for names in folders.values() for name in names if not (family.twin / name).is_dir()]
-    assert not absent, f"the twin has no folder {absent}"
-    assert (family.twin / "model_index.json").is_file()
+    empty = [part for part in ("denoiser", "codec", "scheduler") if not folders[part]]
+    assert not empty, f"part_folders names no folder for {empty}"
 
 
 def test_sizes_fit_each_other(family: FamilyUnderTest) -> None:
@@ -42,20 +41,6 @@ def test_sizes_fit_each_other(family: FamilyUnderTest) -> None:
     )
     assert facts.canvas_limit is None or facts.canvas_limit >= facts.pixel_alignment**2
     assert facts.token_limit is None or facts.token_limit > 0
-
-
-def test_adapter_targets_and_class_aliases_match_the_denoiser(family: FamilyUnderTest) -> None:
-    """Names that adapters are put on exist in the network, so that none of them silently does nothing."""
-    denoiser = family.components.denoiser
-    assert denoiser is not None
-    names = [name for name, _ in denoiser.named_modules()]
-    targets = family.facts.adapter_targets
-    assert targets
-    unmatched = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in names)]
-    assert not unmatched, f"adapter_targets match no layer: {unmatched}"
-    classes = {type(module).__name__ for module in denoiser.modules()}
-    unknown = {name for known in family.facts.class_aliases.values() for name in known} - classes
-    assert not unknown, f"class_aliases name classes that the denoiser does not have: {sorted(unknown)}"
 
 
 def test_describing_the_family_imports_nothing_heavy(family: FamilyUnderTest) -> None:
@@ -94,4 +79,5 @@ def test_quantisation_policy_is_well_formed(family: FamilyUnderTest) -> None:
     for part, rules in policy.parts.items():
         assert "no_change" in rules.allowed, f"{part}: a part can always be left as it is"
         assert not set(rules.allowed) & rules.refused.keys(), f"{part}: a value is both allowed and refused"
-        assert all(reason.strip() for reason in rules.refused.values()), f"{part}: a refusal needs a reason"
+        for scheme, reason in rules.refused.items():
+            assert len(reason.split()) >= 4, f"{part}: people who ask for {scheme} must be told why not, not {reason!r}"

@@ -52,7 +52,10 @@ def test_oracle_reproduces_a_chosen_picture(family: FamilyUnderTest, convention:
     )
 
 
-def test_pipeline_gets_the_conditioning_of_training(family: FamilyUnderTest, convention: Convention) -> None:
+@pytest.mark.parametrize("shape", ["wide", "tall"])
+def test_pipeline_gets_the_conditioning_of_training(
+    family: FamilyUnderTest, convention: Convention, shape: str
+) -> None:
     """Asked at the same x and time, the network gives the pipeline what it gives `compute_loss`."""
     denoiser = family.components.denoiser
     assert denoiser is not None
@@ -65,13 +68,12 @@ def test_pipeline_gets_the_conditioning_of_training(family: FamilyUnderTest, con
         return raw
 
     sampler = family.sampler()
-    noise = family.noise(family.latents(1, family.side, family.side).shape)
+    height, width = family.shapes[shape == "tall"]
+    noise = family.noise(family.latents(1, height, width).shape)
     for guidance, prompts in ((1.0, [LONG_PROMPT]), (4.0, [LONG_PROMPT, NEGATIVE_PROMPT])):
         calls.clear()
         with answering(denoiser, answer):
-            family.sample(
-                sampler, noise, steps=1, guidance=guidance, output_type="latent", height=family.side, width=family.side
-            )
+            family.sample(sampler, noise, steps=1, guidance=guidance, output_type="latent", height=height, width=width)
         for prompt in prompts:
             _assert_answered(family, convention, calls, prompt)
 

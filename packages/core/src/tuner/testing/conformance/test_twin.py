@@ -1,15 +1,18 @@
-"""The twin is the same wherever and whenever it is made."""
+"""The twin is the same wherever and whenever it is made, and the data sheet fits it."""
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import random
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from tuner.testing.family import FamilyUnderTest
+from tuner.types import Part
 
 
 def test_twin_is_deterministic(family: FamilyUnderTest, tmp_path: Path) -> None:
@@ -32,6 +35,43 @@ def test_twin_has_no_pickles(family: FamilyUnderTest) -> None:
     """Weights are safetensors."""
     unsafe = [path.name for path in family.twin.rglob("*") if path.suffix in {".bin", ".pt", ".pth", ".ckpt", ".pkl"}]
     assert not unsafe
+
+
+def test_every_part_has_its_folders_in_the_twin(family: FamilyUnderTest) -> None:
+    """`part_folders` names the folders that the parts are read from, as the twin has them."""
+    folders = family.facts.part_folders.values()
+    absent = [name for names in folders for name in names if not (family.twin / name).is_dir()]
+    assert not absent, f"the twin has no folder {absent}"
+    assert (family.twin / "model_index.json").is_file()
+
+
+def test_adapter_targets_and_class_aliases_match_the_denoiser(family: FamilyUnderTest) -> None:
+    """Names that adapters are put on exist in the network, so that none of them silently does nothing."""
+    denoiser = family.components.denoiser
+    assert denoiser is not None
+    names = [name for name, _ in denoiser.named_modules()]
+    targets = family.facts.adapter_targets
+    assert targets
+    unmatched = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in names)]
+    assert not unmatched, f"adapter_targets match no layer: {unmatched}"
+    classes = {type(module).__name__ for module in denoiser.modules()}
+    unknown = {name for known in family.facts.class_aliases.values() for name in known} - classes
+    assert not unknown, f"class_aliases name classes that the denoiser does not have: {sorted(unknown)}"
+
+
+def test_layers_that_are_never_quantised_exist(family: FamilyUnderTest) -> None:
+    """Every pattern of `skip_layers` names a layer, so that none of them silently protects nothing."""
+    policy = family.hooks.quantisation_policy(options=family.facts.options())
+    components = family.components
+    modules: dict[Part, list[nn.Module | None]] = {
+        "denoiser": [components.denoiser],
+        "text_encoders": list(components.text_encoders.values()),
+        "codec": [components.codec.module if components.codec else None],
+    }
+    for part, rules in policy.parts.items():
+        names = [name for module in modules.get(part, []) if module is not None for name, _ in module.named_modules()]
+        idle = [pattern for pattern in rules.skip_layers if not fnmatch.filter(names, pattern)]
+        assert not idle, f"skip_layers of the {part} match nothing: {idle}"
 
 
 def _digests(folder: Path) -> dict[str, str]:

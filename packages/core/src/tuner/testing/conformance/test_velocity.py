@@ -28,6 +28,19 @@ def test_losses_of_a_batch_are_those_of_its_samples(family: FamilyUnderTest) -> 
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("shape", ["wide", "tall"])
+def test_pictures_that_are_only_just_not_square(family: FamilyUnderTest, shape: str) -> None:
+    """Sides at the family's alignment give finite velocities, and beside another sample those that they give alone."""
+    batch = family.batch((0.9, 0.35), shape=family.shapes[shape == "tall"])
+    together = family.predict(batch).velocity
+    assert together.shape == batch.x.shape
+    assert bool(together.isfinite().all())
+    for index in range(2):
+        error = relative_error(together[index : index + 1], family.predict(single(batch, index)).velocity)
+        assert error <= 1e-5, f"sample {index} has another velocity in a batch (off by {error:.1e})"
+
+
+@torch.no_grad()
 def test_velocity_is_not_reduced(family: FamilyUnderTest) -> None:
     """The prediction has the shape of x, its weight fits it, auxiliary losses are scalars; all is finite."""
     batch = family.batch(_SIGMAS)

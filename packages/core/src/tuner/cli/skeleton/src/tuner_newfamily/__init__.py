@@ -1,0 +1,1 @@
+"""The NewFamily family of tuner. `tuner_newfamily.plugin` holds its hooks."""

@@ -1,0 +1,1 @@
+"""The Lumina Image 2 family of tuner."""
