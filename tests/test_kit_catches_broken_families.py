@@ -401,6 +401,14 @@ def test_fault_elsewhere_is_caught(pytester: pytest.Pytester, twin: Path, fault:
     assert failed == {proof}
 
 
+def test_proofs_of_the_facts_need_no_twin(pytester: pytest.Pytester, tmp_path: Path) -> None:
+    passed, skipped, failed = _run(pytester, "sana", tmp_path / "none", "-k", "test_facts")
+    assert len(passed) == 7
+    assert not skipped
+    assert not failed
+    assert not (tmp_path / "none").exists()
+
+
 def test_rows_of_different_length_pass(pytester: pytest.Pytester, twin: Path) -> None:
     _write_plugin(pytester, "trimmed", filled_up_with(mask=0.0))
     passed, skipped, failed = _run(pytester, "broken.trimmed", twin, "-k", "test_batches or test_text")

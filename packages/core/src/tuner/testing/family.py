@@ -139,12 +139,27 @@ class FamilyUnderTest:
             prompts: One per sample; the first ones of `PROMPTS` if not given.
             shape: (height, width) in pixels; twice as wide as high if not given.
         """
-        count = len(sigmas)
         sigma = torch.tensor(sigmas, dtype=torch.float32)
-        x0 = self.latents(count, *(shape or (self.side, 2 * self.side)))
+        x0, conditioning = self.inputs(prompts if prompts is not None else PROMPTS[: len(sigmas)], shape)
         noise = self.noise(x0.shape)
-        conditioning = self.encode(prompts if prompts is not None else PROMPTS[:count])
         return Batch(mix(x0, noise, sigma), sigma, velocity_target(x0, noise), conditioning)
+
+    def inputs(self, prompts: Sequence[str], shape: tuple[int, int] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return a clean latent and the conditioning of each prompt, encoded once per session.
+
+        Args:
+            prompts: One per sample.
+            shape: (height, width) in pixels; twice as wide as high if not given.
+        """
+        key = (tuple(prompts), shape or (self.side, 2 * self.side))
+        if key not in self._inputs:
+            self._inputs[key] = self.latents(len(prompts), *key[1]), self.encode(prompts)
+        x0, conditioning = self._inputs[key]
+        return x0.clone(), {name: tensor.clone() for name, tensor in conditioning.items()}
+
+    @cached_property
+    def _inputs(self) -> dict[tuple[tuple[str, ...], tuple[int, int]], tuple[Tensor, Conditioning]]:
+        return {}
 
     def predict(self, batch: Batch, components: Components | None = None) -> Prediction:
         """Ask the family for the velocity of `batch`, of the shared components unless others are given."""

@@ -97,13 +97,13 @@ def learning(family: FamilyUnderTest, components: Components, trainable: Trainab
 
 def drawn(family: FamilyUnderTest, step: int = 0) -> DrawnBatch:
     """Return a batch of two samples as the core draws it, with other noise at every step."""
-    latents = family.latents(len(SIGMAS), family.side, 2 * family.side)
+    latents, conditioning = family.inputs([LONG_PROMPT, SHORT_PROMPT])
     return DrawnBatch(
         keys=("data/long.png#0", "data/short.png#0"),
         latents=latents,
         noise=normal_tensor(latents.shape, 1, "noise", step),
         sigma=torch.tensor(SIGMAS),
-        conditioning=family.encode([LONG_PROMPT, SHORT_PROMPT]),
+        conditioning=conditioning,
     )
 
 

@@ -56,7 +56,7 @@ def test_filling_up_shorter_rows_changes_nothing(family: FamilyUnderTest, cache:
 @torch.no_grad()
 def test_rows_of_different_prompts_stack(family: FamilyUnderTest, cache: ConditioningCache) -> None:
     """Long, short and empty prompts share a batch, and each has the velocity that it has alone."""
-    batch = family.batch((0.5,) * len(_REQUESTS))
+    batch = family.batch((0.5,) * len(_REQUESTS), [prompt for prompt, _ in _REQUESTS])
     together = family.predict(_with(batch, _stacked(family, cache, _REQUESTS))).velocity
     for index, request in enumerate(_REQUESTS):
         alone = family.predict(_with(batch, _stacked(family, cache, [request]), index)).velocity
