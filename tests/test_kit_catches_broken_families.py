@@ -19,7 +19,8 @@ import torch
 
 from tuner import hookimpl
 from tuner_sana import plugin as sound
-from tuner_sana.plugin import *
+
+globals().update({name: getattr(sound, name) for name in dir(sound) if hasattr(getattr(sound, name), "tuner_impl")})
 
 
 class ScaledCodec:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import BaseModel
+
 from tuner.types import PartPolicy, QuantisationPolicy
 
 _ALLOWED = ("no_change", "int8-quanto", "int4-quanto", "int8-torchao", "fp8-torchao", "nf4-bnb")
@@ -12,7 +14,7 @@ _REFUSED = {
 }
 
 
-def auraflow_policy() -> QuantisationPolicy:
+def auraflow_policy(options: BaseModel) -> QuantisationPolicy:
     """Return the policy. The codec is absent: it is small, and its errors are seen in every picture."""
     return QuantisationPolicy(
         {

@@ -8,10 +8,10 @@ from typing import Any
 from diffusers import AuraFlowPipeline
 
 from tuner.family.text import warn_of_cuts
-from tuner.types import Components, Conditioning
+from tuner.types import Components, Conditioning, Role
 
 
-def encode_auraflow_prompt(components: Components, prompts: Sequence[str]) -> Conditioning:
+def encode_auraflow_prompt(components: Components, prompts: Sequence[str], role: Role) -> Conditioning:
     """Encode prompts with UMT5, cut or padded to the tokens that the options say. The role makes no difference.
 
     Returns:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import BaseModel
+
 from tuner.types import PartPolicy, QuantisationPolicy
 
 _REASON = "Cosmos2 is not to be quantised; use no_change, gradient_checkpointing and small batches to save memory"
@@ -17,7 +19,7 @@ _SCHEMES = (
 )
 
 
-def cosmos2_policy() -> QuantisationPolicy:
+def cosmos2_policy(options: BaseModel) -> QuantisationPolicy:
     """Return the policy: every format but the published one is refused, for every part that has others elsewhere."""
     refused = dict.fromkeys(_SCHEMES, _REASON)
     return QuantisationPolicy({"text_encoders": PartPolicy(refused=refused), "denoiser": PartPolicy(refused=refused)})

@@ -7,12 +7,12 @@ from typing import Any
 
 from diffusers import Cosmos2TextToImagePipeline
 
-from tuner.types import Components, Conditioning
+from tuner.types import Components, Conditioning, Role
 from tuner_cosmos2.facts import TEXT_TOKENS
 from tuner_cosmos2.guardrail import Unchecked
 
 
-def encode_cosmos2_prompt(components: Components, prompts: Sequence[str]) -> Conditioning:
+def encode_cosmos2_prompt(components: Components, prompts: Sequence[str], role: Role) -> Conditioning:
     """Encode prompts with T5; captions, negative and empty prompts alike.
 
     Returns:

@@ -11,10 +11,10 @@ import torch
 from diffusers import HiDreamImagePipeline
 from torch import Tensor
 
-from tuner.types import Components, Conditioning
+from tuner.types import Components, Conditioning, Role
 
 
-def encode_hidream_prompt(components: Components, prompts: Sequence[str]) -> Conditioning:
+def encode_hidream_prompt(components: Components, prompts: Sequence[str], role: Role) -> Conditioning:
     """Encode prompts with the four text encoders, each cut or padded to 128 tokens. The role makes no difference.
 
     Returns:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pydantic import BaseModel
+
 from tuner.types import PartPolicy, QuantisationPolicy
 
 
-def omnigen_policy() -> QuantisationPolicy:
+def omnigen_policy(options: BaseModel) -> QuantisationPolicy:
     """Return the policy. There is no text encoder, and the codec is too small to be worth it."""
     return QuantisationPolicy(
         {
