@@ -82,6 +82,15 @@ def load_family(name: str) -> Family:
         hint = f"did you mean {close[0]}?" if close else f"pip install tuner-model-{name.lower()}"
         listed = ", ".join(sorted(families)) or "none"
         raise PluginError(f"model family {name!r} is not installed (installed: {listed})\n    -> {hint}")
+    return import_family(entry)
+
+
+def import_family(entry: FamilyEntry) -> Family:
+    """Import a family that was found, and check it against the contract.
+
+    Raises:
+        PluginError: As `load_family`.
+    """
     plugin = _import_plugin(entry)
     return Family(entry, plugin, _facts_of(entry, plugin))
 

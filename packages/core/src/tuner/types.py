@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
     import torch
@@ -46,10 +46,14 @@ class Flavour:
     setting_defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
-class NoOptions(BaseModel):
-    """The options of a family that has none of its own."""
+class FamilyOptions(BaseModel):
+    """Base of a family's own settings. Unknown ones are refused; building waits, so that listing families is quick."""
 
-    model_config = {"extra": "forbid"}
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, defer_build=True)
+
+
+class NoOptions(FamilyOptions):
+    """The options of a family that has none of its own."""
 
 
 @dataclass(frozen=True)

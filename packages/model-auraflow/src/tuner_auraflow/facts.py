@@ -7,9 +7,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
-from tuner.types import FamilyFacts, Flavour
+from tuner.types import FamilyFacts, FamilyOptions, Flavour
 
 logger = logging.getLogger("tuner.auraflow")
 
@@ -22,10 +22,8 @@ PONY_TOKENS = 768
 LATENT_STRIDE = 8
 
 
-class AuraFlowOptions(BaseModel):
+class AuraFlowOptions(FamilyOptions):
     """Settings that only AuraFlow has."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
     auraflow_token_limit: int = Field(
         default=TOKENS,

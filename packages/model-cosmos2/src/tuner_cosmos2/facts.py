@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from tuner.types import FamilyFacts, Flavour
+from tuner.types import FamilyFacts, FamilyOptions, Flavour
 
 TEXT_TOKENS = 512
 """Length of every text embedding. The network gets no mask: what lies beyond the prompt is zero."""
@@ -15,10 +15,8 @@ TEXT_TOKENS = 512
 _STRIDE = 8
 
 
-class Cosmos2Options(BaseModel):
+class Cosmos2Options(FamilyOptions):
     """Settings that only Cosmos2 has."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     cosmos2_sample_without_guardrail: bool = Field(
         default=False,

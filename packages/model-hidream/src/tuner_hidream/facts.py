@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from tuner.types import FamilyFacts, Flavour
+from tuner.types import FamilyFacts, FamilyOptions, Flavour
 
 LLAMA_REPO = "terminusresearch/HiDream-I1-Llama-3.1-8B-Instruct"
 """Where Llama and its tokenizer come from: HiDream's own repositories lack them."""
@@ -12,10 +12,8 @@ LLAMA_REPO = "terminusresearch/HiDream-I1-Llama-3.1-8B-Instruct"
 DISTILLED = "distilled to few steps and no guidance: training undoes that; full is the one to train"
 
 
-class HiDreamOptions(BaseModel):
+class HiDreamOptions(FamilyOptions):
     """Settings that only HiDream has."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     hidream_use_load_balancing_loss: bool = Field(
         default=False,

@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
-from tuner.types import FamilyFacts, Flavour
+from tuner.types import FamilyFacts, FamilyOptions, Flavour
 
 
-class SanaOptions(BaseModel):
+class SanaOptions(FamilyOptions):
     """Settings that only Sana has."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
     sana_complex_human_instruction: tuple[str, ...] | None = Field(
         default=None,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.errors import PluginError, TunerError
-from tuner.plugins import Family, FamilyEntry, create_manager, installed_families, load_family
+from tuner.plugins import Family, FamilyEntry, import_family, installed_families, load_family
 
 
 def families(options: argparse.Namespace) -> int:
@@ -86,8 +86,7 @@ def _survey() -> tuple[list[tuple[Family, list[str]]], list[dict[str, str]]]:
     broken: list[dict[str, str]] = []
     for entries in by_target.values():
         try:
-            family = load_family(entries[0].name)
-            create_manager(family)
+            family = import_family(entries[0])
         except PluginError as error:
             entry = entries[0]
             row = {"name": entry.name, "package": entry.package, "version": entry.version, "reason": str(error)}
