@@ -61,7 +61,7 @@ def test_the_package_has_the_files_that_families_have(package):
     written = {path.name for path in (package / "src" / "tuner_bright_star2").iterdir()}
     sana = Path(importlib.import_module("tuner_sana").__file__).parent
     assert written <= {path.name for path in sana.iterdir()}
-    assert {"plugin.py", "facts.py", "policy.py", *UNWRITTEN.values()} <= written
+    assert {"__init__.py", "facts.py", "policy.py", *UNWRITTEN.values()} <= written
     assert (package / "tests" / "test_bright_star2_facts.py").is_file()
     for path in (path for path in package.rglob("*") if path.suffix in {".py", ".md", ".toml"}):
         assert "newfamily" not in f"{path.name}{path.read_text()}".lower()
@@ -150,4 +150,4 @@ def test_nothing_is_overwritten(taken, tmp_path, capsys):
 
 def test_an_empty_folder_is_filled(tmp_path):
     assert main(["new-family", "fresh", str(tmp_path)]) == 0
-    assert (tmp_path / "src" / "tuner_fresh" / "plugin.py").is_file()
+    assert (tmp_path / "src" / "tuner_fresh" / "facts.py").is_file()
