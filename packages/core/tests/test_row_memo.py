@@ -13,7 +13,7 @@ def test_rows_are_read_once_and_the_least_recently_used_goes_first():
     reads: list[str] = []
 
     def get(memo: RowMemo, key: str) -> float:
-        return float(memo.get(key, lambda: reads.append(key) or row(ord(key)))["row"][0])
+        return float(memo.get(key, lambda: reads.append(key) or row(float(ord(key))))["row"][0])
 
     memo = RowMemo(limit=32)
     assert [get(memo, key) for key in "abab"] == [97, 98, 97, 98]
