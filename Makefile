@@ -10,7 +10,7 @@ MODEL_PACKAGES := $(addprefix packages/model-,$(FAMILIES))
 THIRD_PARTY := $(wildcard tests/third_party/*)
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo test lint types layers unit across isolated third-party benchmarks clean
+.PHONY: help install demo test lint types layers unit across isolated third-party options options-check fuzz benchmarks clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -22,13 +22,13 @@ $(INSTALLED): constraints.txt requirements-dev.txt packages/core/pyproject.toml 
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --requirement requirements-dev.txt \
-		--editable 'packages/core[demo,tensorboard,test]' $(addprefix --editable ,$(MODEL_PACKAGES))
+		--editable 'packages/core[datasets,demo,parquet,s3,tensorboard,test]' $(addprefix --editable ,$(MODEL_PACKAGES))
 	touch $@
 
 demo: $(INSTALLED) ## fine-tune a twin on real photographs, about a minute
 	$(BIN)/tuner demo $(FAMILY)
 
-test: lint types layers across isolated third-party ## everything that CI runs
+test: lint types layers options-check across isolated third-party ## everything that CI runs
 
 lint: $(INSTALLED) ## style
 	$(BIN)/ruff check .
@@ -52,9 +52,20 @@ isolated: $(INSTALLED) ## each package's tests and the kit, with nothing but its
 third-party: $(INSTALLED) ## the same for the packages of the plugin guide
 	$(BIN)/python scripts/isolated.py --jobs $(JOBS) $(THIRD_PARTY)
 
+options: $(INSTALLED) ## write docs/options.md from the models that read the settings
+	$(BIN)/python scripts/options_page.py
+
+options-check: $(INSTALLED) ## whether docs/options.md is up to date
+	$(BIN)/python scripts/options_page.py --check
+
+fuzz: $(INSTALLED) ## 10,000 mutated configurations: a result or a clear error, never a traceback
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/fuzz.py --count 10000
+
 benchmarks: $(INSTALLED) ## ratios against bare loops
 	$(BIN)/python benchmarks/step_overhead.py
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/data_plan.py
+	$(BIN)/python benchmarks/caching.py
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) .venv-clean demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

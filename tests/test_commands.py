@@ -70,12 +70,12 @@ def test_check_shows_plan_and_receipt_and_writes_no_output(project, photographs,
     Path("pictures/nonsense.png").write_bytes(b"no picture at all")
     config = project(dataset={"instance_data_dir": "pictures", "crop_style": "center"}, ema_decay=0.9)
     assert main(["check", str(config)]) == 0
-    text, receipt = capsys.readouterr()
+    text = capsys.readouterr().out
     assert "192x192" in text
     assert "256x128" in text
     assert "nonsense.png" in text
-    assert "ema_decay" in receipt
-    assert "photographs: crop_style" in receipt
+    assert "ema_decay" in text
+    assert "photographs: crop_style" in text
     assert not Path("output").exists()
 
 
@@ -135,3 +135,46 @@ def test_the_demonstration(tmp_path, monkeypatch, capsys):
     Path("demo/.tuner-demo").unlink()
     assert main(["demo", "sana"]) == 1
     assert "no earlier demonstration" in capsys.readouterr().err
+
+
+def test_the_supported_pythons_are_those_of_the_metadata():
+    from importlib.metadata import metadata
+
+    from tuner.cli.main import PYTHONS, unsupported_python
+
+    (oldest, after) = (".".join(map(str, bound)) for bound in PYTHONS)
+    assert metadata("tuner-core")["Requires-Python"] in (f">={oldest},<{after}", f"<{after},>={oldest}")
+    assert [unsupported_python((3, minor)) is None for minor in range(8, 16)] == [False] * 2 + [True] * 4 + [False] * 2
+    assert unsupported_python((3, 9)) == "Python 3.9 is not supported; tuner needs 3.10 or newer, and older than 3.14"
+
+
+def test_the_extras_of_the_documentation_exist():
+    from importlib.metadata import metadata
+
+    extras = set(metadata("tuner-core").get_all("Provides-Extra"))
+    assert {"cpu", "cuda", "cuda13", "datasets", "face", "parquet", "s3", "tensorboard"} <= extras
+
+
+def test_the_old_script_trains_as_the_command_does(project):
+    """config.env names the environment, the script finds and enters it, and its settings are those of config.json."""
+    import shutil
+
+    root = Path(__file__).parents[1]
+    config = json.loads(project(max_train_steps=2, log_interval=1).read_text())
+    assert main(["train"]) == 0
+    Path("config.json").unlink()
+    Path("config").mkdir()
+    names = {"output_dir": "OUTPUT_DIR", "max_train_steps": "MAX_NUM_STEPS", "data_backend_config": "DATALOADER_CONFIG"}
+    config["output_dir"] = "by-script"
+    lines = [f"export {names.get(key, key.upper())}='{value}'" for key, value in config.items()]
+    lines += [f'export VENV_PATH="{sys.prefix}"  # where tuner is installed', "export CONFIG_BACKEND=env"]
+    Path("config/config.env").write_text("\n".join(lines) + "\n")
+    shutil.copy(root / "train.sh", "train.sh")
+    done = subprocess.run(["./train.sh"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    losses = []
+    for output in ("output", "by-script"):
+        read = map(json.loads, (Path(output) / "metrics.jsonl").read_text().splitlines())
+        losses.append([(line["step"], line["loss"]) for line in read if "loss" in line])
+    assert len(losses[0]) == 2
+    assert losses[0] == losses[1]

@@ -284,6 +284,26 @@ BROKEN_ELSEWHERE: dict[str, tuple[str, str]] = {
         """,
         "test_a_cached_conditioning_is_the_encoded_one",
     ),
+    "cuts_prompts_before_their_limit": (
+        """
+        from tuner.types import PromptLimit
+
+        @hookimpl
+        def describe_family():
+            return replace(sound.describe_family(), prompt_limits=lambda options: (PromptLimit("tokenizer", 400),))
+        """,
+        "test_prompts_are_cut_where_the_facts_say",
+    ),
+    "limits_prompts_of_no_tokenizer": (
+        """
+        from tuner.types import PromptLimit
+
+        @hookimpl
+        def describe_family():
+            return replace(sound.describe_family(), prompt_limits=lambda options: (PromptLimit("tokens", 300),))
+        """,
+        "test_prompt_limits_are_well_formed",
+    ),
     "feed_forwards_without_their_customary_name": (
         """
         @hookimpl
@@ -404,7 +424,7 @@ def test_fault_elsewhere_is_caught(pytester: pytest.Pytester, twin: Path, fault:
 
 def test_proofs_of_the_facts_need_no_twin(pytester: pytest.Pytester, tmp_path: Path) -> None:
     passed, skipped, failed = _run(pytester, "sana", tmp_path / "none", "-k", "test_facts")
-    assert len(passed) == 7
+    assert len(passed) == 8
     assert not skipped
     assert not failed
     assert not (tmp_path / "none").exists()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from tuner.caching.filling import FillReport
 from tuner.caching.latents import LatentCache, latent_key
+from tuner.caching.readers import read_in_processes, read_in_threads
 from tuner.caching.store import DamagedEntry, ShardStore
 from tuner.data.images import load_pixels
 from tuner.data.index import FileIndex
@@ -56,7 +57,7 @@ def make_samples(folder: Path, count: int, geometry: Callable[[int], Geometry] =
         path = folder / f"{number:03d}.png"
         pixels = np.random.default_rng(number).integers(0, 256, (64, 96, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(path)
-        samples.append(Sample(f"{folder.name}/{path.name}", folder.name, path, ("a caption",), geometry(number)))
+        samples.append(Sample(f"{folder.name}/{path.name}", folder.name, str(path), ("a caption",), geometry(number)))
     return samples
 
 
@@ -80,7 +81,6 @@ def fill(
 ) -> FillReport:
     return cache.fill(
         samples,
-        load_pixels=load_pixels,
         open_codec=lambda: codec,
         batch_size=4,
         write_batch_size=write_batch_size,
@@ -106,13 +106,33 @@ def test_latents_are_those_of_the_codec(tmp_path: Path) -> None:
         torch.testing.assert_close(cache.read(sample), expected, rtol=0, atol=1e-5)
 
 
+def test_threads_and_processes_fill_the_same_cache(tmp_path: Path) -> None:
+    """Down to the bytes of every shard, whose name follows from what it holds."""
+    samples = make_samples(tmp_path / "photos", 22, lambda number: WIDE if number % 3 == 0 else SMALL)
+    samples[4].path.unlink()
+    shards, batches = [], []
+    for name, open_reader in {"threads": read_in_threads, "processes": lambda: read_in_processes(2)}.items():
+        codec = ConvCodec()
+        report = open_cache(tmp_path / name).fill(
+            samples,
+            open_codec=lambda codec=codec: codec,
+            batch_size=4,
+            write_batch_size=4,
+            open_reader=lambda _, open_reader=open_reader: open_reader(),
+        )
+        assert report == FillReport(21, 0, {"photos/004.png": "No such file or directory"})
+        batches.append(codec.batches)
+        shards.append({path.name: path.read_bytes() for path in (tmp_path / name).glob("shard-*")})
+    assert len(shards[0]) == 6
+    assert shards[0] == shards[1]
+    assert batches[0] == batches[1]
+
+
 def test_the_codec_stays_closed_when_all_is_cached(tmp_path: Path) -> None:
     samples = make_samples(tmp_path / "photos", 5)
     fill(open_cache(tmp_path / "cache"), samples, ConvCodec())
     reopened = open_cache(tmp_path / "cache")
-    report = reopened.fill(
-        samples, load_pixels=load_pixels, open_codec=refuse_to_open, batch_size=4, write_batch_size=4
-    )
+    report = reopened.fill(samples, open_codec=refuse_to_open, batch_size=4, write_batch_size=4)
     assert report == FillReport(encoded=0, reused=5, unreadable={})
 
 
@@ -132,7 +152,7 @@ def test_one_file_in_two_data_sets_is_encoded_once(tmp_path: Path) -> None:
     twice = [
         *samples,
         replace(samples[0], key="other/000.png", dataset="other"),
-        Sample("copies/copy.png", "copies", copy, ("b",), SMALL),
+        Sample("copies/copy.png", "copies", str(copy), ("b",), SMALL),
     ]
     cache, codec = open_cache(tmp_path / "cache"), ConvCodec()
     assert fill(cache, twice, codec) == FillReport(encoded=4, reused=2, unreadable={})
@@ -278,7 +298,7 @@ def main(photos: Path, folder: Path, kill_after: int) -> None:
 
 def make_samples_of(photos: Path) -> list[Sample]:
     return [
-        Sample(f"{photos.name}/{path.name}", photos.name, path, ("a caption",), SMALL)
+        Sample(f"{photos.name}/{path.name}", photos.name, str(path), ("a caption",), SMALL)
         for path in sorted(photos.glob("*.png"))
     ]
 

@@ -145,6 +145,17 @@ def test_equal_entries_make_one_file_with_equal_bytes(tmp_path: Path) -> None:
         assert left.read_bytes() == right.read_bytes()
 
 
+def test_equal_entries_with_other_notes_leave_each_others_files_alone(tmp_path: Path) -> None:
+    """Two data sets that share pictures and a folder, each opened before the other wrote."""
+    stores = [ShardStore(tmp_path), ShardStore(tmp_path)]
+    for name, store in zip(("short", "a longer name"), stores, strict=True):
+        with store.writer(4) as writer:
+            writer.add(key(1), entry(1), note=name)
+    for store in stores:
+        assert all(value.equal(entry(1)[name]) for name, value in store.read(key(1)).items())
+    assert len(shards(tmp_path)) == 2
+
+
 def test_shards_may_be_read_by_whoever_may_read_new_files(tmp_path: Path) -> None:
     fill(tmp_path, range(4))
     (tmp_path / "new").touch()
@@ -285,8 +296,15 @@ def test_a_full_disk_is_an_error_and_loses_nothing(
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CacheError, match="cannot be made"):
-        ShardStore(tmp_path / "file" / "cache")
+    with pytest.raises(CacheError, match="cannot be made"), ShardStore(tmp_path / "file" / "cache").writer(1):
+        pass
+
+
+def test_looking_leaves_no_trace(tmp_path: Path) -> None:
+    leftover = tmp_path / f".tmp-{platform.node()}-{_dead_pid()}-{'0' * 32}"
+    leftover.write_bytes(b"half a shard")
+    assert ShardStore(tmp_path / "cache").keys() == ShardStore(tmp_path).keys() == set()
+    assert list(tmp_path.iterdir()) == [leftover]
 
 
 def _dead_pid() -> int:
@@ -314,6 +332,7 @@ def test_leftovers_of_the_dead_are_removed(
     foreign.write_text("somebody else's")
     written = time.time() - age_hours * 3600
     os.utime(leftover, (written, written))
-    assert ShardStore(tmp_path).keys() == set()
+    with ShardStore(tmp_path).writer(1):
+        pass
     assert leftover.exists() is stays
     assert foreign.exists()

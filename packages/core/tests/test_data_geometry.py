@@ -3,6 +3,7 @@
 import pytest
 
 from tuner.config.datasets import DatasetConfig
+from tuner.data.filters import left_out
 from tuner.data.geometry import (
     SizeRules,
     cover,
@@ -12,7 +13,6 @@ from tuner.data.geometry import (
     reduced,
     round_to,
     target_size,
-    too_small,
 )
 from tuner.data.sample import Geometry
 
@@ -53,6 +53,9 @@ def test_sides_are_rounded_to_the_nearest_multiple_halves_up(value, rounded):
         (0.66, 1024, "pixel_area", 64, (832, 1280)),
         (1.5, 1024, "pixel_area", 8, (1256, 840)),
         (0.66, 1024, "pixel_area", 8, (832, 1264)),
+        (1.5, 512, "pixel_area", 16, (624, 416)),
+        (0.66, 512, "pixel_area", 24, (408, 624)),
+        (1.5, 512, "pixel_area", 32, (640, 416)),
         (1.5, 1024, "area", 64, (1280, 832)),
         (1.0, 512, "pixel", 64, (512, 512)),
         (1.5, 512, "pixel", 64, (768, 512)),
@@ -156,6 +159,75 @@ def test_random_aspects_depend_on_seed_and_key_and_use_every_ratio():
     assert sizes == [picture_geometry(settings, (900, 900), RULES, 3, f"set/{n}.png").size for n in range(60)]
 
 
+FACES = [
+    # the crop is 512x512 of 910x512: what is 1 pixel in 1920x1080 is 0.474 there
+    pytest.param((900, 100, 1100, 300), 218, id="near the middle"),  # 1000 * 910 / 1920 - 256 = 217.96
+    pytest.param((0, 0, 200, 200), 0, id="at the left edge"),
+    pytest.param((1700, 0, 1900, 200), 398, id="at the right edge"),
+    pytest.param((600, 500, 700, 600), 52, id="in the left half"),  # 650 * 910 / 1920 - 256 = 52.07
+    pytest.param(None, 199, id="none"),
+]
+
+
+@pytest.mark.parametrize(("face", "left"), FACES)
+def test_a_crop_is_centred_on_the_face_as_far_as_the_picture_allows(face, left):
+    settings = dataset(crop=True, crop_style="face", resolution=512)
+    geometry = picture_geometry(settings, (1920, 1080), RULES, 1, "k", face)
+    assert geometry == Geometry((910, 512), (left, 0, left + 512, 512))
+    upright = None if face is None else (face[1], face[0], face[3], face[2])
+    geometry = picture_geometry(settings, (1080, 1920), RULES, 1, "k", upright)
+    assert geometry == Geometry((512, 910), (0, left, 512, left + 512))
+
+
+@pytest.mark.parametrize("style", ["center", "corner", "random"])
+def test_faces_concern_no_other_style(style):
+    settings = dataset(crop=True, crop_style=style, resolution=512)
+    with_face = picture_geometry(settings, (1920, 1080), RULES, 1, "k", (1700, 0, 1900, 200))
+    assert with_face == picture_geometry(settings, (1920, 1080), RULES, 1, "k")
+
+
+@pytest.mark.parametrize(
+    ("settings", "source", "stays"),
+    [
+        ({"minimum_aspect_ratio": 1.5}, (1500, 1000), True),
+        ({"minimum_aspect_ratio": 1.5}, (1499, 1000), False),
+        ({"maximum_aspect_ratio": 1.5}, (1500, 1000), True),
+        ({"maximum_aspect_ratio": 1.5}, (1501, 1000), False),
+        ({"minimum_aspect_ratio": 0.5, "maximum_aspect_ratio": 2.0}, (500, 1000), True),
+        ({"minimum_aspect_ratio": 0.5, "maximum_aspect_ratio": 2.0}, (1000, 500), True),
+        ({"minimum_aspect_ratio": 0.5, "maximum_aspect_ratio": 2.0}, (499, 1000), False),
+        ({"minimum_aspect_ratio": 0.5, "maximum_aspect_ratio": 2.0}, (1000, 499), False),
+        ({"minimum_aspect_ratio": 1.0, "maximum_aspect_ratio": 1.0, "crop": True}, (64, 64), True),
+    ],
+)
+def test_aspect_ratios_at_the_edge_stay(settings, source, stays):
+    assert (left_out(dataset(**settings), source) is None) is stays
+
+
+@pytest.mark.parametrize(
+    ("decimals", "sizes"),
+    [
+        # 1000 / 707 = 1.41442..., edge 1024, sides in steps of 8
+        (1, (1208, 864)),  # 1.4: 1211.6 x 865.4
+        (2, (1216, 864)),  # 1.41: 1215.9 x 862.4
+        (3, (1216, 864)),
+        (9, (1216, 864)),
+    ],
+)
+def test_the_bucket_is_that_of_the_rounded_aspect(decimals, sizes):
+    rules = SizeRules(alignment=8, aspect_rounding=decimals)
+    assert picture_geometry(dataset(), (1000, 707), rules, 1, "k").size == sizes
+
+
+@pytest.mark.parametrize("decimals", range(1, 10))
+def test_every_rounding_gives_the_size_of_the_formula(decimals):
+    rules = SizeRules(alignment=8, aspect_rounding=decimals)
+    for width in range(400, 2500, 37):
+        aspect = round(width / 1000, decimals)
+        expected = tuple(8 * int(side / 8 + 0.5) for side in (512 * aspect**0.5, 512 / aspect**0.5))
+        assert picture_geometry(dataset(resolution=512), (width, 1000), rules, 1, "k").size == expected
+
+
 def test_coarser_rounding_puts_more_aspects_into_one_bucket():
     def sizes(rounding):
         rules = SizeRules(alignment=8, aspect_rounding=rounding)
@@ -186,7 +258,7 @@ def test_an_aspect_that_rounds_to_zero_still_gives_a_bucket():
     ],
 )
 def test_minimum_image_size(settings, source, small):
-    assert too_small(dataset(**settings), source) is small
+    assert (left_out(dataset(**settings), source) is not None) is small
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,10 @@
-"""Finding pictures and their captions."""
+"""Finding pictures."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from tuner.config.datasets import DatasetConfig
-from tuner.data.captions import MissingCaption, captions_for
 from tuner.data.scan import list_images
 
 
@@ -69,37 +67,12 @@ def test_a_missing_folder_is_an_error(tmp_path):
         list_images(tmp_path / "missing")
 
 
-def dataset(**settings):
-    return DatasetConfig(id="set", instance_data_dir="pictures", **settings)
-
-
-def test_the_file_name_is_the_caption(tmp_path):
-    assert captions_for(dataset(), tmp_path / "a_red_cat.v2_.png") == ("a red cat.v2",)
-
-
-def test_a_file_name_of_underscores_is_no_caption(tmp_path):
-    with pytest.raises(MissingCaption, match="holds no caption"):
-        captions_for(dataset(), tmp_path / "__.png")
-
-
-def test_the_lines_of_a_text_file_are_alternatives(tmp_path):
-    (tmp_path / "a.b.txt").write_bytes("\ufeff a cat \r\n\r\n  \nune chatte à côté\n".encode())
-    assert captions_for(dataset(caption_strategy="textfile"), tmp_path / "a.b.png") == ("a cat", "une chatte à côté")
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [(None, "has no .txt file"), (b"", "is empty"), (b" \n\n", "is empty"), (b"caf\xe9", "is not UTF-8")],
-)
-def test_text_files_without_a_caption(tmp_path, content, reason):
-    if content is not None:
-        (tmp_path / "a.txt").write_bytes(content)
-    with pytest.raises(MissingCaption, match=reason) as caught:
-        captions_for(dataset(caption_strategy="textfile"), tmp_path / "a.png")
-    assert caught.value.remedy
-
-
-@pytest.mark.parametrize(("prompt", "captions"), [("a cat", ("a cat",)), (["a cat", "a dog"], ("a cat", "a dog"))])
-def test_instance_prompts(tmp_path, prompt, captions):
-    settings = dataset(caption_strategy="instanceprompt", instance_prompt=prompt)
-    assert captions_for(settings, tmp_path / "a.png") == captions
+def test_a_link_that_leads_in_a_circle_is_named(tmp_path):
+    (tmp_path / "one").symlink_to(tmp_path / "two")
+    (tmp_path / "two").symlink_to(tmp_path / "one")
+    (tmp_path / "a.png").touch()
+    listing = list_images(tmp_path)
+    assert [item.relative for item in listing.images] == ["a.png"]
+    assert dict(listing.unreadable) == dict.fromkeys(
+        ["one", "two"], "cannot be opened: Too many levels of symbolic links"
+    )

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from tuner.plugins import create_manager, load_family
 from tuner.randomness import normal_tensor
-from tuner.types import Batch
+from tuner.types import Batch, PromptLimit
 from tuner_auraflow import plugin
 from tuner_auraflow.facts import AuraFlowOptions, side_limit
 
@@ -128,3 +128,13 @@ def test_pony_has_its_own_token_limit(tmp_path, monkeypatch):
     for flavour, limit in [("pony", 768), ("v0.3", 120)]:
         (tmp_path / "config.json").write_text(json.dumps({**settings, "model_flavour": flavour}))
         assert load_config(tmp_path / "config.json").config.family.auraflow_token_limit == limit
+
+
+@pytest.mark.parametrize(
+    ("options", "tokens"),
+    [({}, 120), ({"auraflow_token_limit": 768}, 768), ({"tokenizer_max_length": 77}, 77)],
+    ids=["v0.3", "pony", "shorter"],
+)
+def test_prompts_are_limited_as_the_options_say(options, tokens):
+    limits = plugin.describe_family().prompt_limits(AuraFlowOptions(**options))
+    assert limits == (PromptLimit("tokenizer", tokens),)

@@ -81,3 +81,8 @@ def test_the_option_is_off_and_says_what_it_turns_off():
     assert all(word in text for word in ("prompts", "pictures", "faces", "licence"))
     with pytest.raises(ValidationError, match="cosmos2_no_guardrail"):
         Cosmos2Options(cosmos2_no_guardrail=True)
+
+
+def test_every_tokenizer_takes_512_tokens():
+    facts = plugin.describe_family()
+    assert (facts.token_limit, facts.prompt_limits) == (512, None)

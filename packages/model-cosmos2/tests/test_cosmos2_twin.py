@@ -23,7 +23,8 @@ def test_latents_are_the_autoencoders_by_its_published_mean_and_deviation(cosmos
     torch.testing.assert_close(latents[:, 0], (z[:, 0] + 0.7571) / 2.8184, rtol=0, atol=1e-5)
     torch.testing.assert_close(latents[:, 15], (z[:, 15] + 0.2921) / 1.9160, rtol=0, atol=1e-5)
     reconstruction = module(pictures.unsqueeze(2)).sample.squeeze(2)
-    torch.testing.assert_close(cosmos2.codec.decode(latents), reconstruction, rtol=0, atol=1e-5)
+    # Scaling there and back rounds, which the decoder magnifies: by 2e-5 on some processors, a 200th of a grey level.
+    torch.testing.assert_close(cosmos2.codec.decode(latents), reconstruction, rtol=0, atol=1e-4)
 
 
 @torch.no_grad()

@@ -70,3 +70,8 @@ def test_policy_leaves_the_codec_alone():
     for part in policy.parts.values():
         assert "int8-quanto" in part.allowed
         assert "int8-quanto" in part.refused["fp8-quanto"]
+
+
+def test_every_tokenizer_takes_128_tokens():
+    facts = plugin.describe_family()
+    assert (facts.token_limit, facts.prompt_limits) == (128, None)

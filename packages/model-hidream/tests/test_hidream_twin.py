@@ -19,7 +19,8 @@ def test_latents_are_shifted_and_scaled(hidream):
     latents = hidream.codec.encode(pictures)
     assert latents.shape == (2, 16, 16, 16)
     torch.testing.assert_close(latents, (z - 0.1159) * 0.3611)
-    torch.testing.assert_close(hidream.codec.decode(latents), hidream.codec.module.decode(z).sample, rtol=0, atol=1e-5)
+    # Scaling there and back rounds, which the decoder magnifies: by 1e-5 on some processors.
+    torch.testing.assert_close(hidream.codec.decode(latents), hidream.codec.module.decode(z).sample, rtol=0, atol=1e-4)
 
 
 @torch.no_grad()

@@ -5,6 +5,8 @@ import logging
 import torch
 from transformers import LlamaTokenizer
 
+from tuner.data.doctor.tokens import count_tokens
+from tuner.types import NoOptions
 from tuner_omnigen import plugin
 from tuner_omnigen.facts import PADDING
 
@@ -54,3 +56,10 @@ def test_long_captions_are_warned_of_and_not_cut(omnigen, caplog):
 def test_nothing_but_token_ids_is_cached(omnigen):
     conditioning = plugin.encode_prompt(omnigen, PROMPTS, "caption")
     assert {name: tensor.dtype for name, tensor in conditioning.items()} == {"input_ids": torch.int64}
+
+
+def test_the_advised_length_is_that_of_the_warning(omnigen):
+    (limit,) = plugin.describe_family().prompt_limits(NoOptions())
+    assert (limit.tokenizer, limit.tokens, limit.counts, limit.cut) == ("tokenizer", 122, "prompt", False)
+    prompts = ["", "." * 122, "." * 500]
+    assert count_tokens(omnigen.tokenizers["tokenizer"], limit, prompts) == [0, 122, 500]

@@ -104,3 +104,21 @@ def test_policy_never_lets_the_codec_be_quantised():
         assert "no_change" in part.allowed
         assert not set(part.allowed) & set(part.refused)
         assert "int8-quanto" in part.refused["fp8-quanto"]
+
+
+@pytest.mark.parametrize(
+    ("instruction", "tokens", "text"),
+    [("None", 299, "a cat"), ("Draw: ", 298, "Draw: a cat"), (["Draw", "this: "], 298, "Draw\nthis: a cat")],
+)
+def test_prompts_are_limited_behind_the_instruction(instruction, tokens, text):
+    options = SanaOptions(sana_complex_human_instruction=instruction)
+    (limit,) = plugin.describe_family().prompt_limits(options)
+    assert (limit.tokenizer, limit.tokens, limit.counts, limit.cut) == ("tokenizer", tokens, "prompt", True)
+    assert limit.text(" A Cat ") == text
+
+
+def test_the_published_instruction_stands_before_prompts():
+    (limit,) = plugin.describe_family().prompt_limits(SanaOptions())
+    assert limit.tokens == 298
+    assert limit.text("A Cat").startswith("Given a user prompt, generate an 'Enhanced prompt'")
+    assert limit.text("A Cat").endswith("User Prompt: a cat")

@@ -57,6 +57,25 @@ class NoOptions(FamilyOptions):
 
 
 @dataclass(frozen=True)
+class PromptLimit:
+    """How many tokens of a prompt reach the model by way of one tokenizer.
+
+    Attributes:
+        tokenizer: Its sub-folder.
+        tokens: Most tokens, special ones included.
+        text: Prompt -> the text that the tokenizer is given, where that is not the prompt itself.
+        counts: What `tokens` counts: the whole text, or only what the prompt adds to the text of the empty prompt.
+        cut: Whether longer prompts lose their end; if not, the number is advice.
+    """
+
+    tokenizer: str
+    tokens: int
+    text: Callable[[str], str] | None = None
+    counts: Literal["text", "prompt"] = "text"
+    cut: bool = True
+
+
+@dataclass(frozen=True)
 class FamilyFacts:
     """The data sheet of a model family.
 
@@ -69,13 +88,15 @@ class FamilyFacts:
         latent_stride: Pixels per latent cell, along each side.
         patch_size: Latent cells per token, along each side of the denoiser's grid.
         pixel_alignment: Sides of training pictures are rounded to multiples of this many pixels.
-        token_limit: Longest prompt in tokens, or None where nothing limits it.
+        token_limit: Longest prompt in tokens, special ones included, or None where nothing limits it.
         adapter_targets: Names of the linear layers that a standard LoRA adapts.
         part_folders: Sub-folders of the diffusers layout that each part is read from.
         licence: Licence of the default weights, as the hub names it.
         class_aliases: Class names that people write in LyCORIS presets -> this family's own class names.
         canvas_limit: Largest number of pixels in a picture, or None.
         side_limit: The denoiser's config.json, parsed -> longest side of a picture in pixels.
+        prompt_limits: The family's own settings -> the limit of each tokenizer, where that is not simply
+            `token_limit` tokens of the prompt as it is.
         codec_version: Changes whenever the codec's `encode` gives other numbers for the same weights.
         codec_dtype: dtype in which latents are computed, by name; None for the compute dtype.
         conditioning_masks: Conditioning tensor -> the tensor that masks its padding (1 keep, 0 ignore).
@@ -106,6 +127,7 @@ class FamilyFacts:
     class_aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     canvas_limit: int | None = None
     side_limit: Callable[[Mapping[str, Any]], int] | None = None
+    prompt_limits: Callable[[Any], tuple[PromptLimit, ...]] | None = None
     codec_version: str = "1"
     codec_dtype: str | None = None
     conditioning_masks: Mapping[str, str] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from tuner.types import FamilyFacts, FamilyOptions, Flavour
+from tuner.types import FamilyFacts, FamilyOptions, Flavour, PromptLimit
 
 logger = logging.getLogger("tuner.auraflow")
 
@@ -66,6 +66,11 @@ def side_limit(denoiser: Mapping[str, Any]) -> int:
     return patches * int(denoiser["patch_size"]) * LATENT_STRIDE
 
 
+def prompt_limits(options: AuraFlowOptions) -> tuple[PromptLimit, ...]:
+    """Return the tokens that the options allow."""
+    return (PromptLimit("tokenizer", options.tokens),)
+
+
 def auraflow() -> FamilyFacts:
     """Return the facts of AuraFlow 0.1 to 0.3 and of Pony 7, which is built on it."""
     return FamilyFacts(
@@ -100,6 +105,7 @@ def auraflow() -> FamilyFacts:
         licence="apache-2.0 (pony: its own licence)",
         class_aliases={"Attention": ("Attention",), "FeedForward": ("AuraFlowFeedForward",)},
         side_limit=side_limit,
+        prompt_limits=prompt_limits,
         tiny_autoencoder="madebyollin/taesdxl",
         options=AuraFlowOptions,
         advice={

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tuner.types import FamilyFacts, Flavour
+from tuner.types import FamilyFacts, FamilyOptions, Flavour, PromptLimit
 
 PADDING = -1
 """Fills the end of shorter rows of token ids. No token has this number, so no mask is needed beside the ids."""
@@ -11,6 +11,14 @@ ADVISED_TOKENS = 122
 """Captions beyond about this many tokens are said to lose their end; they are encoded whole all the same."""
 
 _NO_SHIFT = "OmniGen was trained on unshifted noise levels and is sampled on them"
+
+
+def prompt_limits(options: FamilyOptions) -> tuple[PromptLimit, ...]:
+    """Return how long prompts should be; nothing is cut. The template around them does not count."""
+    from tuner_omnigen.text import PromptProcessor  # imports diffusers, which holds the template
+
+    template = PromptProcessor(None).add_prefix_instruction
+    return (PromptLimit("tokenizer", ADVISED_TOKENS, text=template, counts="prompt", cut=False),)
 
 
 def omnigen() -> FamilyFacts:
@@ -36,6 +44,7 @@ def omnigen() -> FamilyFacts:
         class_aliases={"Attention": ("Attention",), "FeedForward": ("OmniGenFeedForward",)},
         # The table of positions has this many tokens along each side, of 2 latent cells or 16 pixels each.
         side_limit=lambda config: 16 * int(config["pos_embed_max_size"]),
+        prompt_limits=prompt_limits,
         conditioning_padding={"input_ids": PADDING},
         setting_defaults={"flow_schedule_shift": 0.0},
         inert_settings={"flow_schedule_shift": _NO_SHIFT, "flow_schedule_auto_shift": _NO_SHIFT},

@@ -7,7 +7,10 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from tuner.types import FamilyFacts, FamilyOptions, Flavour
+from tuner.types import FamilyFacts, FamilyOptions, Flavour, PromptLimit
+
+TEXT_TOKENS = 300
+"""Length of every text embedding."""
 
 
 class SanaOptions(FamilyOptions):
@@ -56,6 +59,20 @@ def _read_lines(path: Path) -> tuple[str, ...]:
     return lines
 
 
+def prompt_limits(options: SanaOptions) -> tuple[PromptLimit, ...]:
+    """Return the tokens that a prompt may add to the instruction before it, or to the first token without one.
+
+    The pipeline makes room for the instruction and two tokens less than an embedding has, then keeps the first token
+    and the last 299.
+    """
+    from tuner_sana.text import instruction  # imports diffusers, which holds the published instruction
+
+    lines = instruction(options)
+    prefix = "\n".join(lines)
+    tokens = TEXT_TOKENS - 2 if lines else TEXT_TOKENS - 1
+    return (PromptLimit("tokenizer", tokens, text=lambda prompt: prefix + prompt.lower().strip(), counts="prompt"),)
+
+
 def sana() -> FamilyFacts:
     """Return the facts of Sana 1.0 and 1.5."""
     return FamilyFacts(
@@ -76,7 +93,7 @@ def sana() -> FamilyFacts:
         latent_stride=32,
         patch_size=1,
         pixel_alignment=64,
-        token_limit=300,
+        token_limit=TEXT_TOKENS,
         adapter_targets=("to_q", "to_k", "to_v", "to_out.0"),
         part_folders={
             "text_encoders": ("text_encoder", "tokenizer"),
@@ -88,6 +105,7 @@ def sana() -> FamilyFacts:
         class_aliases={"Attention": ("Attention",), "FeedForward": ("GLUMBConv",)},
         # Half precision overflows in the autoencoder and gives NaN latents.
         codec_dtype="float32",
+        prompt_limits=prompt_limits,
         conditioning_masks={"prompt_embeds": "prompt_attention_mask"},
         options=SanaOptions,
         text_options=("sana_complex_human_instruction",),

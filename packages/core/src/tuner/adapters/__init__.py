@@ -2,6 +2,7 @@
 
 from tuner.adapters.base import Trainable
 from tuner.adapters.create import create_trainable
+from tuner.adapters.initial import check_initial_adapter
 from tuner.adapters.reopen import load_exported
 
-__all__ = ["Trainable", "create_trainable", "load_exported"]
+__all__ = ["Trainable", "check_initial_adapter", "create_trainable", "load_exported"]

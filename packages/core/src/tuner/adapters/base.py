@@ -110,6 +110,18 @@ class Trainable(ABC):
         return sum(parameter.numel() for _, parameter in self.named_parameters())
 
 
+class Adapter(Trainable):
+    """Weights beside those of a base model, with a file format of their own."""
+
+    @abstractmethod
+    def file_tensors(self) -> dict[str, Tensor]:
+        """Return what the adapter's file holds, by the names that it has there."""
+
+    @abstractmethod
+    def load_file_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy the tensors of a file, which are those of `file_tensors` in name and shape, into the live ones."""
+
+
 def _difference(live: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
     """Say how two sets of tensors differ in names, shapes or dtypes; empty if they do not."""
     parts = []

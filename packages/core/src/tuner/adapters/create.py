@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from tuner.adapters.base import Trainable
+from tuner.adapters.base import Adapter, Trainable
 from tuner.config.adapter import AdapterConfig
 from tuner.config.lycoris import LycorisConfig
 from tuner.errors import ConfigError, Problem
@@ -23,6 +23,7 @@ def create_trainable(
     denoiser: nn.Module,
     dtype: torch.dtype,
     seed: int,
+    fresh: bool = True,
 ) -> Trainable:
     """Put the configured adapter into the denoiser and freeze the rest, or make all weights trainable.
 
@@ -34,15 +35,43 @@ def create_trainable(
         denoiser: The network, on its device. Changed in place.
         dtype: Of an adapter's weights; with full training the denoiser stays as it was loaded.
         seed: Seed of the adapter's initialisation.
+        fresh: Whether the run starts here. A resumed one gets its weights from its checkpoint, so neither `init_lora`
+            nor `init_lokr_norm` is looked at.
 
     Raises:
-        ConfigError: The LyCORIS file is missing or does not fit the model.
+        ConfigError: The LyCORIS file is missing or does not fit the model, or the adapter cannot start as `init_lora`
+            or `init_lokr_norm` says.
         PluginError: The family's adapter targets do not fit the model.
     """
     if model_type == "full":
         from tuner.adapters.full import FullTrainable
 
         return FullTrainable(denoiser, facts.part_folders["denoiser"][0])
+    trainable = _create_adapter(adapter, lycoris, facts, denoiser, dtype, seed)
+    if fresh:
+        _start(trainable, adapter, lycoris, seed)
+    return trainable
+
+
+def _start(trainable: Adapter, adapter: AdapterConfig, lycoris: LycorisConfig | None, seed: int) -> None:
+    """Give a fresh adapter the first values that the settings ask for; weights from a file beat noise."""
+    from tuner.adapters.initial import start_from_saved
+    from tuner.adapters.lycoris import LycorisAdapter
+
+    if adapter.init_lora is not None:
+        start_from_saved(trainable, adapter, lycoris)
+    elif adapter.init_lokr_norm is not None and isinstance(trainable, LycorisAdapter):
+        trainable.start_from_noise(adapter.init_lokr_norm, seed)
+
+
+def _create_adapter(
+    adapter: AdapterConfig,
+    lycoris: LycorisConfig | None,
+    facts: FamilyFacts,
+    denoiser: nn.Module,
+    dtype: torch.dtype,
+    seed: int,
+) -> Adapter:
     if adapter.lora_type == "standard":
         from tuner.adapters.standard import StandardLora
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
@@ -73,6 +73,14 @@ def saved_tensors(module: LokrModule) -> dict[str, Tensor]:
         # Kept in float32, since the product would be rounded in a shorter format.
         tensors[first] = getattr(module, first).float() * module.scalar.float()
     return tensors
+
+
+@torch.no_grad()
+def load_saved_tensors(module: LokrModule, tensors: Mapping[str, Tensor]) -> None:
+    """Copy what `saved_tensors` returned, under the names in a file, into a module of the same shapes."""
+    for key in saved_tensors(module).keys() - {"alpha"}:
+        getattr(module, key).copy_(tensors[f"{module.lora_name}.{key}"])
+    module.scalar.fill_(1)
 
 
 def reloads(module: LokrModule) -> bool:

@@ -7,21 +7,24 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from lycoris.modules.lokr import LokrModule
 from lycoris.wrapper import LycorisNetwork
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from tuner.adapters.base import Trainable, device_of, freeze
+from tuner.adapters.base import Adapter, device_of, freeze
 from tuner.adapters.files import write_weights
 from tuner.adapters.lokr import (
     build_module,
+    load_saved_tensors,
     merged_weight,
     quiet,
     refuse_unreloadable,
     saved_tensors,
     use_bypass,
 )
-from tuner.adapters.lycoris_layers import Selection, select_layers
+from tuner.adapters.lokr_norm import init_lokr_norm
+from tuner.adapters.lycoris_layers import Layer, Selection, select_layers
 from tuner.config.lycoris import LycorisConfig
 from tuner.randomness import seeded_torch
 from tuner.types import FamilyFacts
@@ -29,7 +32,7 @@ from tuner.types import FamilyFacts
 METADATA_KEY = "lycoris_config"
 
 
-class LycorisAdapter(Trainable):
+class LycorisAdapter(Adapter):
     """A LoKr on the layers that the LyCORIS file chooses.
 
     Attributes:
@@ -48,6 +51,7 @@ class LycorisAdapter(Trainable):
         file: str = "lycoris_config",
     ) -> None:
         super().__init__(denoiser)
+        self._file = file
         # Rebuilding computes (W + dW) - W, which rounds a small dW away, in bf16 nearly all of it; and it is slower.
         bypass = config.bypass_mode is not False
         self.config = config.model_copy(update={"bypass_mode": bypass})
@@ -70,12 +74,28 @@ class LycorisAdapter(Trainable):
         """Write `pytorch_lora_weights.safetensors`, which LyCORIS' `create_lycoris_from_weights` reads."""
         config = self.config.model_dump_json(exclude_none=True)
         with self.holding(weights):
-            tensors = {
-                f"{module.lora_name}.{key}": value
-                for module in self.network.loras
-                for key, value in saved_tensors(module).items()
-            }
-            return write_weights(folder, tensors, {**metadata, METADATA_KEY: config})
+            return write_weights(folder, self.file_tensors(), {**metadata, METADATA_KEY: config})
+
+    def file_tensors(self) -> dict[str, Tensor]:
+        """Return the matrices and alphas under LyCORIS' names, a trained scalar folded in."""
+        return {
+            f"{module.lora_name}.{key}": value
+            for module in self.network.loras
+            for key, value in saved_tensors(module).items()
+        }
+
+    def load_file_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy the matrices; the alphas stay, and a trained scalar, which the file has folded in, becomes 1."""
+        for module in self.network.loras:
+            load_saved_tensors(module, tensors)
+
+    def start_from_noise(self, norm: float, seed: int) -> None:
+        """Set the first values as `init_lokr_norm` says.
+
+        Raises:
+            ConfigError: A layer has a low-rank matrix.
+        """
+        init_lokr_norm(self._layers(), norm, seed, self._file)
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
@@ -94,7 +114,7 @@ class LycorisAdapter(Trainable):
 
     def merged_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the names of the adapted weights in the denoiser, and their values with the adapter merged in."""
-        for layer, module in zip(self._selection.layers, self.network.loras, strict=True):
+        for layer, module in self._layers():
             yield f"{layer.name}.weight", merged_weight(module)
 
     def description(self) -> str:
@@ -105,6 +125,9 @@ class LycorisAdapter(Trainable):
             f"LoKr on {len(self._selection.layers)} layers, {self.parameter_count():,} parameters; {mode}\n"
             f"  layers by class or pattern: {counts}"
         )
+
+    def _layers(self) -> Iterator[tuple[Layer, LokrModule]]:
+        return zip(self._selection.layers, self.network.loras, strict=True)
 
 
 def _build_network(

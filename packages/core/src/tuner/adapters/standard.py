@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from tuner.adapters.base import Trainable, freeze
+from tuner.adapters.base import Adapter, freeze
 from tuner.adapters.files import write_weights
 from tuner.config.adapter import AdapterConfig
 from tuner.errors import PluginError
@@ -29,7 +29,7 @@ METADATA_KEY = "lora_adapter_metadata"
 logger = logging.getLogger(__name__)
 
 
-class StandardLora(Trainable):
+class StandardLora(Adapter):
     """A LoRA on the layers that the family names."""
 
     kind = "standard"
@@ -68,11 +68,17 @@ class StandardLora(Trainable):
     def export(self, folder: Path, metadata: Mapping[str, str], weights: Mapping[str, Tensor] | None = None) -> Path:
         """Write `pytorch_lora_weights.safetensors`, which diffusers' `load_lora_weights` reads."""
         with self.holding(weights):
-            tensors = {
-                f"{self._prefix}.{name}": value
-                for name, value in get_peft_model_state_dict(self.denoiser, adapter_name=ADAPTER).items()
-            }
-            return write_weights(folder, tensors, {**metadata, METADATA_KEY: self._config_json()})
+            return write_weights(folder, self.file_tensors(), {**metadata, METADATA_KEY: self._config_json()})
+
+    def file_tensors(self) -> dict[str, Tensor]:
+        """Return the matrices under diffusers' names."""
+        tensors = get_peft_model_state_dict(self.denoiser, adapter_name=ADAPTER)
+        return {f"{self._prefix}.{name}": value for name, value in tensors.items()}
+
+    def load_file_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy matrices that have diffusers' names into the live ones."""
+        own = {name.removeprefix(f"{self._prefix}."): value for name, value in tensors.items()}
+        set_peft_model_state_dict(self.denoiser, own, adapter_name=ADAPTER)
 
     @contextmanager
     def disabled(self) -> Iterator[None]:

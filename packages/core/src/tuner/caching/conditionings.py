@@ -89,9 +89,9 @@ class ConditioningCache:
         missing = [request for request in dict.fromkeys(asked) if self.key_of(*request) not in self.store]
         if not missing:
             return FillReport(encoded=0, reused=len(asked))
-        encode = open_encoder()
         done = 0
         with self.store.writer(write_batch_size) as writer:
+            encode = open_encoder()
             for prompts, role in _batches(missing, batch_size):
                 rows = self._encode(encode, prompts, role)
                 for prompt, row in zip(prompts, rows, strict=True):

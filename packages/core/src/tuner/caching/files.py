@@ -42,19 +42,28 @@ def write_aside(target: Path, write: Callable[[Path], object]) -> None:
         _flush_to_disk(target.parent)
 
 
+def find_leftovers(folder: Path) -> list[Path]:
+    """Return temporary files of processes that no longer live."""
+    return sorted(path for path in folder.glob(".tmp-*") if _is_left_over(path))
+
+
 def remove_leftovers(folder: Path) -> None:
     """Delete temporary files of processes that no longer live; leave those of live ones alone."""
-    for path in folder.glob(".tmp-*"):
-        name = _TEMPORARY.fullmatch(path.name)
-        if name is None:
-            continue
-        try:
-            age = time.time() - path.stat().st_mtime
-            died = name["host"] == (platform.node() or "host") and not _is_alive(int(name["pid"]))
-            if died or age > _LONGEST_WRITE_SECONDS:
-                path.unlink()
-        except OSError:
-            continue  # renamed by its writer or deleted by another process meanwhile, or the folder is read-only
+    for path in find_leftovers(folder):
+        with contextlib.suppress(OSError):  # deleted by another process meanwhile, or the folder is read-only
+            path.unlink()
+
+
+def _is_left_over(path: Path) -> bool:
+    name = _TEMPORARY.fullmatch(path.name)
+    if name is None:
+        return False
+    try:
+        age = time.time() - path.stat().st_mtime
+    except OSError:
+        return False  # renamed by its writer meanwhile
+    died = name["host"] == (platform.node() or "host") and not _is_alive(int(name["pid"]))
+    return died or age > _LONGEST_WRITE_SECONDS
 
 
 def load_memo(path: Path) -> dict[str, Any]:

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from tuner.caching.filling import FillReport, Progress, is_finite, map_ahead
 from tuner.caching.fingerprints import hash_fields
+from tuner.caching.readers import READERS, LoadPixels, OpenReader, picture_reader
 from tuner.caching.store import ShardStore
 from tuner.data.sample import Geometry, Sample
 from tuner.errors import DatasetError, NonFiniteError
 from tuner.types import LatentCodec
 
 _LATENT = "latent"
-_READERS = min(16, os.cpu_count() or 1)
-
-LoadPixels = Callable[[Path, Geometry], Tensor]
-"""(file, geometry) -> float32 RGB pixels of shape (3, H, W) in [-1, 1]; called from several threads."""
+_HASHED_TOGETHER = 64  # by one thread; most are known, and handing over each of those would cost more than it saves
 
 
 def latent_key(
@@ -57,12 +53,12 @@ class LatentCache:
     """
 
     store: ShardStore
-    content_hash: Callable[[Path], str]
+    content_hash: Callable[[str], str]
     family_name: str
     vae_fingerprint: str
     dtype: torch.dtype
     codec_version: str
-    _hashes: dict[Path, str] = field(default_factory=dict, repr=False)
+    _hashes: dict[str, str] = field(default_factory=dict, repr=False)
 
     def key_of(self, sample: Sample) -> str:
         """Return the key of a sample's latent. A file that changes during the run keeps its first one.
@@ -70,9 +66,9 @@ class LatentCache:
         Raises:
             OSError, DatasetError: The file cannot be read.
         """
-        content = self._hashes.get(sample.path)
+        content = self._hashes.get(sample.file)
         if content is None:
-            content = self._hashes[sample.path] = self.content_hash(sample.path)
+            content = self._hashes[sample.file] = self.content_hash(sample.file)
         return latent_key(
             content, sample.geometry, self.family_name, self.vae_fingerprint, self.dtype, self.codec_version
         )
@@ -90,35 +86,38 @@ class LatentCache:
         self,
         samples: Iterable[Sample],
         *,
-        load_pixels: LoadPixels,
         open_codec: Callable[[], LatentCodec],
         batch_size: int,
         write_batch_size: int,
         progress: Progress | None = None,
+        open_reader: OpenReader = picture_reader,
     ) -> FillReport:
-        """Encode what is missing. Pictures are read in threads, ahead of the codec.
+        """Encode what is missing. Pictures are read ahead of the codec, several at once.
 
         Args:
             samples: All samples; equal pictures with equal geometry are encoded once.
-            load_pixels: Reads a picture; raises OSError or DatasetError if that is impossible.
             open_codec: Loads the codec; called only if something is missing.
             batch_size: Pictures encoded together; all of one size.
             write_batch_size: Latents written together; a killed process loses at most twice as many.
             progress: Called after every batch.
+            open_reader: Opens what reads pictures.
 
         Raises:
-            CacheError: The cache cannot be written.
+            CacheError: The cache cannot be written, or a process that reads pictures ended before its time.
             NonFiniteError: Latents are NaN or infinite; names the samples.
         """
         asked = list(samples)
         missing, unreadable = self._find_missing(asked)
         encoded = 0
         if missing:
-            codec = open_codec()
-            batches = _pixel_batches(missing, load_pixels, batch_size, unreadable)
-            with self.store.writer(write_batch_size) as writer, closing(batches):
+            with (
+                self.store.writer(write_batch_size) as writer,
+                open_reader(len(missing)) as load_pixels,
+                closing(_pixel_batches(missing, load_pixels, batch_size, unreadable)) as batches,
+            ):
+                codec = open_codec()
                 for keys, pixels in batches:
-                    latents = _encode(codec, pixels, [missing[key][0] for key in keys])
+                    latents = encode_pixels(codec, pixels, [missing[key][0] for key in keys])
                     for key, latent in zip(keys, latents, strict=True):
                         writer.add(key, {_LATENT: latent}, note=missing[key][0].key)
                     encoded += len(keys)
@@ -128,19 +127,27 @@ class LatentCache:
 
     def _find_missing(self, samples: Sequence[Sample]) -> tuple[dict[str, list[Sample]], dict[str, str]]:
         """Return the samples that are missing, by latent key, and why others are unreadable, by sample key."""
-        reasons: dict[Path, str] = {}
-        paths = dict.fromkeys(sample.path for sample in samples if sample.path not in self._hashes)
-        with closing(map_ahead(self.content_hash, paths, _READERS, ahead=4 * _READERS)) as hashed:
-            for path, future in hashed:
-                try:
-                    self._hashes[path] = future.result()
-                except (OSError, DatasetError) as error:
-                    reasons[path] = _reason(error)
+        reasons: dict[str, str] = {}
+        paths = list(dict.fromkeys(sample.file for sample in samples if sample.file not in self._hashes))
+        groups = [paths[start : start + _HASHED_TOGETHER] for start in range(0, len(paths), _HASHED_TOGETHER)]
+        with closing(map_ahead(self._hash, groups, READERS, ahead=2 * READERS)) as hashed:
+            for _, future in hashed:
+                reasons.update(future.result())
         missing: dict[str, list[Sample]] = {}
         for sample in samples:
-            if sample.path not in reasons and (key := self.key_of(sample)) not in self.store:
+            if sample.file not in reasons and (key := self.key_of(sample)) not in self.store:
                 missing.setdefault(key, []).append(sample)
-        return missing, {sample.key: reasons[sample.path] for sample in samples if sample.path in reasons}
+        return missing, {sample.key: reasons[sample.file] for sample in samples if sample.file in reasons}
+
+    def _hash(self, paths: Sequence[str]) -> dict[str, str]:
+        """Take in the hashes of files. Returns why others cannot be read."""
+        reasons = {}
+        for path in paths:
+            try:
+                self._hashes[path] = self.content_hash(path)
+            except (OSError, DatasetError) as error:
+                reasons[path] = _reason(error)
+        return reasons
 
 
 def _pixel_batches(
@@ -150,7 +157,7 @@ def _pixel_batches(
 
     def load(key: str) -> Tensor:
         first = missing[key][0]
-        return load_pixels(first.path, first.geometry)
+        return load_pixels(first.file, first.geometry)
 
     by_size: dict[tuple[int, int], list[str]] = {}
     for key, samples in missing.items():
@@ -158,7 +165,7 @@ def _pixel_batches(
     order = [key for keys in by_size.values() for key in keys]
     keys: list[str] = []
     pixels: list[Tensor] = []
-    with closing(map_ahead(load, order, _READERS, ahead=_READERS + 2 * batch_size)) as loaded:
+    with closing(map_ahead(load, order, READERS, ahead=READERS + 2 * batch_size)) as loaded:
         for key, future in loaded:
             try:
                 picture = future.result()
@@ -175,7 +182,12 @@ def _pixel_batches(
 
 
 @torch.inference_mode()
-def _encode(codec: LatentCodec, pixels: Tensor, samples: Sequence[Sample]) -> Tensor:
+def encode_pixels(codec: LatentCodec, pixels: Tensor, samples: Sequence[Sample]) -> Tensor:
+    """Encode pixels of shape (B, 3, H, W) in [-1, 1], of as many samples; the latents are on the CPU.
+
+    Raises:
+        NonFiniteError: Latents are NaN or infinite; names the samples.
+    """
     device = next(codec.module.parameters()).device
     latents = codec.encode(pixels.to(device)).to("cpu")
     broken = [sample.key for sample, latent in zip(samples, latents, strict=True) if not is_finite(latent)]

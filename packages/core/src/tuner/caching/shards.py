@@ -53,6 +53,11 @@ class TensorPlace:
     shape: tuple[int, ...]
     start: int
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
 
 @dataclass(frozen=True)
 class EntryPlace:
@@ -63,6 +68,15 @@ class EntryPlace:
     checksum: int
     note: Any
     tensors: tuple[TensorPlace, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(place.nbytes for place in self.tensors)
+
+    def describe(self) -> str:
+        """Return shard, key and note, for people."""
+        return f"{self.shard}: entry {self.key} ({self.note})"
 
     def read(self) -> tuple[dict[str, Tensor], bool]:
         """Read the entry's tensors, in memory of their own, and whether they match the checksum.
@@ -101,7 +115,8 @@ def entry_checksum(key: str, tensors: Mapping[str, Tensor]) -> int:
 def write_shard(folder: Path, entries: Mapping[str, PendingEntry]) -> Path:
     """Write entries to a shard of `folder`, whole or not at all, and return it.
 
-    Its name follows from the entries' checksums: processes that write the same entries write the same file.
+    Its name follows from all that it holds, so a file that replaces one of its name has the same bytes: whoever knows
+    where the entries lie in one can read the other.
 
     Raises:
         OSError: The disk is full or the folder cannot be written; nothing is left behind.
@@ -116,7 +131,7 @@ def write_shard(folder: Path, entries: Mapping[str, PendingEntry]) -> Path:
         except SafetensorError as error:  # how the library reports a full disk
             raise OSError(str(error)) from error
 
-    path = folder / f"shard-{hash_fields(json.dumps(sums))}.safetensors"
+    path = folder / f"shard-{hash_fields(json.dumps(described, sort_keys=True))}.safetensors"
     write_aside(path, write)
     return path
 
@@ -163,7 +178,7 @@ def _tensor_places(header: dict[str, Any], base: int, size: int) -> dict[str, li
 
 
 def _read_tensor(file: BinaryIO, place: TensorPlace) -> Tensor:
-    raw = torch.empty(math.prod(place.shape) * place.dtype.itemsize, dtype=torch.uint8)
+    raw = torch.empty(place.nbytes, dtype=torch.uint8)
     file.seek(place.start)
     view = raw.numpy().data
     while len(view):

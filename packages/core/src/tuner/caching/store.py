@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ class DamagedEntry(CacheError):  # noqa: N818 - the name says what it is
     def __init__(self, place: EntryPlace) -> None:
         self.shard, self.key = place.shard, place.key
         super().__init__(
-            f"{place.shard}: entry {place.key} ({place.note}) does not match its checksum\n"
+            f"{place.describe()} does not match its checksum\n"
             "    -> start again and it is rebuilt; if this happens more than once, check the disk"
         )
 
@@ -46,23 +46,23 @@ class ShardStore:
     Opening trusts a shard whose size and modification time are those it had when it was last found whole, and
     reads every other one in full. Reading an entry always checks it. A truncated or senseless shard is set
     aside as *.damaged, with a warning; its entries are then missing.
+
+    Attributes:
+        folder: Where it lies; made by whoever writes first.
+        faults: What was found damaged since it was opened, for people.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Open the store in `folder`, which is made if absent.
+        """Open the store in `folder`.
 
         Raises:
-            CacheError: The folder or a shard in it cannot be read.
+            CacheError: A shard cannot be read.
         """
         self.folder = folder
+        self.faults: list[str] = []
         self._lock = threading.RLock()
         self._index: dict[str, EntryPlace] = {}
         self._verified: dict[str, list[Any]] = {}  # shard -> [bytes, mtime in ns, keys that no longer count]
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CacheError(f"{folder}: the cache folder cannot be made ({error.strerror})") from error
-        remove_leftovers(folder)
         self.refresh()
 
     def refresh(self) -> None:
@@ -99,6 +99,14 @@ class ShardStore:
         """
         return self._place(key).note
 
+    def describe(self, key: str) -> str:
+        """Return an entry's shard, key and note, for people.
+
+        Raises:
+            CacheError: There is no such entry.
+        """
+        return self._place(key).describe()
+
     def read(self, key: str) -> dict[str, Tensor]:
         """Read an entry's tensors, in memory of their own, and check them.
 
@@ -109,6 +117,10 @@ class ShardStore:
         place = self._place(key)
         try:
             tensors, intact = place.read()
+        except FileNotFoundError:  # another process has tidied up; what it kept is in another shard now
+            self._forget(place.shard)
+            self.refresh()
+            return self.read(key)
         except OSError as error:
             raise CacheError(f"{place.shard}: entry {key} cannot be read ({error.strerror})") from error
         if not intact:
@@ -124,9 +136,14 @@ class ShardStore:
         block raises, what was added is still written.
 
         Raises:
-            CacheError: A shard cannot be written, for example because the disk is full. Shards that were
-                written before stay.
+            CacheError: The folder cannot be made, or a shard cannot be written, for example because the disk is
+                full. Shards that were written before stay.
         """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CacheError(f"{self.folder}: the cache folder cannot be made ({error.strerror})") from error
+        remove_leftovers(self.folder)
         writer = ShardWriter(self._write, write_batch_size)
         try:
             yield writer
@@ -135,11 +152,24 @@ class ShardStore:
             with self._lock:
                 self._save_memo()
 
-    def verify(self) -> list[str]:
-        """Read every entry and return the keys of those that are damaged, sorted. They stay until discarded."""
+    def places(self) -> list[EntryPlace]:
+        """Return where every entry lies."""
         with self._lock:
-            places = list(self._index.values())
-        return sorted(place.key for place in places if not _is_intact(place))
+            return list(self._index.values())
+
+    def verify(self, progress: Callable[[int, int], None] | None = None) -> list[str]:
+        """Read every entry and return the keys of those that are damaged, sorted. They stay until discarded.
+
+        Args:
+            progress: Called with (entries read, all entries) after each.
+        """
+        places, damaged = self.places(), []
+        for number, place in enumerate(places, start=1):
+            if not _is_intact(place):
+                damaged.append(place.key)
+            if progress is not None:
+                progress(number, len(places))
+        return sorted(damaged)
 
     def discard(self, keys: Iterable[str]) -> None:
         """Let entries count as missing, from now on and at later openings, so that they are rebuilt."""
@@ -147,6 +177,36 @@ class ShardStore:
             for place in [self._index.pop(key) for key in keys if key in self._index]:
                 self._verified[place.shard.name][2].append(place.key)
             self._save_memo()
+
+    def rewrite(self, shards: Mapping[Path, Collection[str]]) -> None:
+        """Let each shard hold nothing but the entries that are named for it.
+
+        What stays is written to a new shard before the old one is deleted: whoever is killed leaves it twice at worst.
+
+        Raises:
+            CacheError: A shard cannot be read, written or deleted; nothing that stays is lost.
+        """
+        try:
+            # Those that vanish come first: it makes room, and a shard of what stays may get the name of one of them.
+            for shard in sorted(shards, key=lambda path: len(shards[path])):
+                staying = {}
+                for place in [self._place(key) for key in shards[shard]]:
+                    tensors, intact = place.read()
+                    if intact:
+                        staying[place.key] = PendingEntry(tensors, place.note)
+                if not staying or self._write(staying) != shard:
+                    self._forget(shard)
+                    shard.unlink(missing_ok=True)
+        except OSError as error:
+            raise CacheError(f"{self.folder}: the cache cannot be tidied up ({error})") from error
+        finally:
+            with self._lock:
+                self._save_memo()
+
+    def _forget(self, shard: Path) -> None:
+        with self._lock:
+            self._verified.pop(shard.name, None)
+            self._index = {key: place for key, place in self._index.items() if place.shard != shard}
 
     def _place(self, key: str) -> EntryPlace:
         place = self._index.get(key)
@@ -161,7 +221,7 @@ class ShardStore:
         except FileNotFoundError:
             return  # set aside by another process meanwhile
         except UnreadableShard as error:
-            _set_aside(path, str(error))
+            self.faults.append(_set_aside(path, str(error)))
             return
         except OSError as error:
             raise CacheError(f"{path}: the cache cannot be read ({error.strerror})") from error
@@ -171,12 +231,13 @@ class ShardStore:
         else:
             dropped = {key for key, place in entries.items() if not _is_intact(place)}
             for key in sorted(dropped):
-                _log.warning("%s: entry %s (%s) is damaged and will be rebuilt", path, key, entries[key].note)
+                self.faults.append(f"{entries[key].describe()} is damaged and will be rebuilt")
+                _log.warning("%s", self.faults[-1])
         self._verified[path.name] = [*state, sorted(dropped)]
         self._index.update((key, place) for key, place in entries.items() if key not in dropped)
 
-    def _write(self, entries: Mapping[str, PendingEntry]) -> None:
-        """Write one shard and take it into the index."""
+    def _write(self, entries: Mapping[str, PendingEntry]) -> Path:
+        """Write one shard, take it into the index and return it."""
         try:
             path = write_shard(self.folder, entries)
             stat = path.stat()
@@ -189,6 +250,7 @@ class ShardStore:
         with self._lock:
             self._verified[path.name] = [stat.st_size, stat.st_mtime_ns, []]
             self._index.update(places)
+        return path
 
     def _save_memo(self) -> None:
         """Merge what this process knows into the memo. Two processes may overtake each other: it costs a check."""
@@ -205,11 +267,13 @@ def _is_intact(place: EntryPlace) -> bool:
         return False
 
 
-def _set_aside(path: Path, reason: str) -> None:
+def _set_aside(path: Path, reason: str) -> str:
+    """Rename a shard that makes no sense, and return what is to be said of it."""
     damaged = path.with_name(f"{path.name}.damaged")
     try:
         path.replace(damaged)
+        fault = f"{path} is damaged: {reason}; it is set aside as {damaged.name} and its entries will be rebuilt"
     except OSError as error:
-        _log.warning("%s is damaged: %s; it is ignored (and cannot be renamed: %s)", path, reason, error)
-        return
-    _log.warning("%s is damaged: %s; it is set aside as %s and its entries will be rebuilt", path, reason, damaged.name)
+        fault = f"{path} is damaged: {reason}; it is ignored (and cannot be renamed: {error})"
+    _log.warning("%s", fault)
+    return fault

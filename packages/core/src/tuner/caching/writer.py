@@ -16,13 +16,13 @@ _LARGEST_SHARD = 256 * 2**20  # bytes; bounds the memory of entries that wait, a
 class ShardWriter:
     """Buffers entries and hands them over as shards, one shard being written while the next fills."""
 
-    def __init__(self, write: Callable[[Mapping[str, PendingEntry]], None], write_batch_size: int) -> None:
+    def __init__(self, write: Callable[[Mapping[str, PendingEntry]], object], write_batch_size: int) -> None:
         self._write = write
         self._write_batch_size = write_batch_size
         self._entries: dict[str, PendingEntry] = {}
         self._bytes = 0
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="cache-writer")
-        self._writing: Future[None] | None = None
+        self._writing: Future[object] | None = None
 
     def add(self, key: str, tensors: Mapping[str, Tensor], note: Any = None) -> None:
         """Add an entry. It is on the disk after the next flush.

@@ -1,4 +1,4 @@
-"""Commands that need no configuration: families, twin, new-family, demo, schema."""
+"""Commands that read no configuration to run: families, configure, twin, new-family, demo, schema."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tuner.errors import PluginError, TunerError
-from tuner.plugins import Family, FamilyEntry, import_family, installed_families, load_family
+from tuner.cli.survey import survey_families
+from tuner.errors import TunerError
+from tuner.plugins import Family, load_family
 
 
 def families(options: argparse.Namespace) -> int:
     """List installed families; broken ones with their reason."""
-    working, broken = _survey()
+    working, broken = survey_families()
     if options.json:
         print(json.dumps({"families": [_as_json(*item) for item in working], "broken": broken}, indent=2))
         return 0
@@ -33,6 +34,13 @@ def families(options: argparse.Namespace) -> int:
     for row in broken:
         print(f"{row['name']}: BROKEN: {row['reason']}", file=sys.stderr)
     return 0
+
+
+def configure(options: argparse.Namespace) -> int:
+    """Edit a configuration, by questions in a terminal."""
+    from tuner.cli.configure.command import configure as edit
+
+    return edit(options.file)
 
 
 def twin(options: argparse.Namespace) -> int:
@@ -65,35 +73,22 @@ def demo(options: argparse.Namespace) -> int:
 
 
 def schema(options: argparse.Namespace) -> int:
-    """Print the JSON schema of the configuration."""
-    from tuner.config.schema import config_schema
+    """Print the JSON schema of a kind of file."""
+    from tuner.config.schema import config_schema, datasets_schema, lycoris_schema
 
-    working, _ = _survey()
-    print(json.dumps(config_schema({family.facts.name: family.facts.options for family, _ in working}), indent=2))
+    if options.file == "datasets":
+        shown = datasets_schema()
+    elif options.file == "lycoris":
+        shown = lycoris_schema()
+    else:
+        working, _ = survey_families()
+        shown = config_schema({family.facts.name: family.facts.options for family, _ in working})
+    print(json.dumps(shown, indent=2))
     return 0
 
 
 def _names() -> list[str]:
-    return [family.facts.name for family, _ in _survey()[0]]
-
-
-def _survey() -> tuple[list[tuple[Family, list[str]]], list[dict[str, str]]]:
-    """Import every installed family: those that work, with their aliases, and those that do not, with reasons."""
-    by_target: dict[str, list[FamilyEntry]] = {}
-    for entry in installed_families().values():
-        by_target.setdefault(entry.target, []).append(entry)
-    working: list[tuple[Family, list[str]]] = []
-    broken: list[dict[str, str]] = []
-    for entries in by_target.values():
-        try:
-            family = import_family(entries[0])
-        except PluginError as error:
-            entry = entries[0]
-            row = {"name": entry.name, "package": entry.package, "version": entry.version, "reason": str(error)}
-            broken.append(row)
-            continue
-        working.append((family, [entry.name for entry in entries if entry.name != family.facts.name]))
-    return sorted(working, key=lambda item: item[0].facts.name), broken
+    return [family.facts.name for family, _ in survey_families()[0]]
 
 
 def _as_json(family: Family, aliases: list[str]) -> dict[str, Any]:

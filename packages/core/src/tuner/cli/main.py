@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import os
 import sys
@@ -11,10 +12,14 @@ from collections.abc import Callable, Sequence
 from tuner import __version__
 from tuner.errors import TunerError
 
+PYTHONS = ((3, 10), (3, 14))
+"""The oldest Python that is supported, and the first that is not; the packages' metadata say the same."""
+
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 
-CONFIG_COMMANDS = ("train", "check", "cache")
-"""Commands that read a configuration and accept settings as further arguments."""
+CONFIG_COMMANDS = {"train": "run_commands", "check": "check_command", "cache": "cache_commands"}
+"""Commands that read a configuration and accept settings as further arguments -> the module of each, which holds a
+function of its name that takes its arguments, and may describe options of its own in `OPTIONS`."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,6 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 done, 1 failed, 2 bad usage or configuration, 130 interrupted.
     """
+    if fault := unsupported_python(sys.version_info[:2]):
+        print(f"error: {fault}", file=sys.stderr)
+        return BAD_USAGE
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
@@ -48,19 +56,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAILED
 
 
+def unsupported_python(version: tuple[int, ...]) -> str | None:
+    """Return why this Python cannot run tuner, or None. `version` is (major, minor)."""
+    if PYTHONS[0] <= version < PYTHONS[1]:
+        return None
+    oldest, after = (".".join(map(str, bound)) for bound in PYTHONS)
+    return (
+        f"Python {'.'.join(map(str, version))} is not supported; tuner needs {oldest} or newer, and older than {after}"
+    )
+
+
 def _dispatch(arguments: list[str]) -> int:
     parser = _build_parser()
     wants_help = any(argument in ("-h", "--help") for argument in arguments)
     if arguments and arguments[0] in CONFIG_COMMANDS:
-        from tuner.cli import run_commands
-        from tuner.cli.overrides import parse_settings, settings_help
+        from tuner.cli.overrides import settings_help
 
+        name = arguments[0]
+        module = importlib.import_module(f"tuner.cli.{CONFIG_COMMANDS[name]}")
         if wants_help:
-            print(settings_help(arguments[0], COMMANDS[arguments[0]]))
+            print(settings_help(name, COMMANDS[name], getattr(module, "OPTIONS", {}).get(name, {})))
             return DONE
-        request = parse_settings(arguments[1:])
-        command: Callable[..., int] = getattr(run_commands, arguments[0])
-        return command(request)
+        command: Callable[[Sequence[str]], int] = getattr(module, name)
+        return command(arguments[1:])
     options = parser.parse_args(arguments)
     if options.command is None:
         parser.print_help()
@@ -74,12 +92,13 @@ def _dispatch(arguments: list[str]) -> int:
 COMMANDS = {
     "train": "train, as the configuration says",
     "check": "check configuration and data sets, show the bucket plan; computes nothing",
-    "cache": "fill the caches and stop",
+    "cache": "fill the caches and stop; `cache stat`, `cache verify` and `cache gc` look after them",
+    "configure": "write or edit a configuration, by questions in a terminal (experimental)",
     "families": "list installed model families",
     "twin": "write a family's twin: a tiny random checkpoint of the real architecture",
     "new-family": "write a package to start a model family from",
     "demo": "the whole job on a twin and real photographs, in about a minute on a CPU",
-    "schema": "print the JSON schema of the configuration",
+    "schema": "print the JSON schema of the configuration, for editors",
 }
 
 
@@ -90,6 +109,8 @@ def _build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name in CONFIG_COMMANDS:
         commands.add_parser(name, help=COMMANDS[name])
+    configure = commands.add_parser("configure", help=COMMANDS["configure"])
+    configure.add_argument("file", nargs="?", help="JSON file, edited in place (default: config/config.json)")
     families = commands.add_parser("families", help=COMMANDS["families"])
     families.add_argument("--json", action="store_true", help="as JSON")
     twin = commands.add_parser("twin", help=COMMANDS["twin"])
@@ -101,7 +122,9 @@ def _build_parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help=COMMANDS["demo"])
     demo.add_argument("family", nargs="?", help="name of an installed family; the first one if not given")
     demo.add_argument("--folder", default="demo", help="folder to work in (default: demo)")
-    commands.add_parser("schema", help=COMMANDS["schema"])
+    schema = commands.add_parser("schema", help=COMMANDS["schema"])
+    schema.add_argument("file", nargs="?", choices=("config", "datasets", "lycoris"), default="config",
+                        help="kind of file (default: config)")  # fmt: skip
     return parser
 
 

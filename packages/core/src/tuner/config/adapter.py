@@ -30,4 +30,13 @@ class AdapterConfig(Topic):
         gt=0,
         needs=_STANDARD,
     )
+    init_lokr_norm: float | None = setting(
+        None,
+        "Start LoKr layers from noise of this share of the base weights' norm instead of from nothing, such as 1e-4.",
+        ge=0,
+        needs={**_LYCORIS, "init_lora": (False,)},
+    )
+    init_lora: Path | None = setting(
+        None, "Saved adapter, or its folder, whose weights a fresh run starts from.", needs=_LORA
+    )
     lora_dropout: float = setting(0.1, "Dropout of a standard LoRA's input.", ge=0, lt=1, needs=_STANDARD)

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import field_validator
+from pydantic import BeforeValidator, field_validator
 
 from tuner.config.settings import Topic, setting
 
 ResolutionType = Literal["pixel_area", "area", "pixel"]
-CaptionStrategy = Literal["filename", "textfile", "instanceprompt"]
+CaptionStrategy = Literal["filename", "textfile", "instanceprompt", "parquet", "csv", "huggingface"]
+
+
+SkippedStages = Annotated[
+    tuple[Literal["vae", "aspect", "metadata", "text"], ...],
+    BeforeValidator(lambda value: value.replace(",", " ").split() if isinstance(value, str) else value),
+]
+"""Stages of caching, as a list or as words separated by spaces or commas."""
+
+NOTHING_TO_SKIP = dict.fromkeys(
+    [("vae",), ("text",), ("vae", "text"), ("text", "vae")],
+    "what is missing in the caches is found by content, without searching folders",
+)
+"""Values of skip_file_discovery that change nothing, and why."""
 
 
 def normalise_resolution_type(value: object) -> object:
@@ -47,10 +60,24 @@ class DataConfig(Topic):
         False, "Keep buckets that hold fewer samples than a batch instead of leaving them out."
     )
     caption_strategy: CaptionStrategy = setting(
-        "filename", "Where captions come from: filename, textfile, instanceprompt."
+        "filename", "Where captions come from: file names, text files, instance_prompt, or a table."
     )
     instance_prompt: str | list[str] | None = setting(
         None, "Caption, or captions to draw from, of the strategy instanceprompt."
+    )
+
+    skip_file_discovery: SkippedStages = setting(
+        (), "Stages that do not look for new files: vae, aspect, metadata, text.", unread=NOTHING_TO_SKIP
+    )
+    data_backend_sampling: Literal["auto-weighting", "uniform"] = setting(
+        "auto-weighting",
+        "How often data sets are drawn from: by probability times size, or by probability alone.",
+    )
+    allow_dataset_oversubscription: bool = setting(
+        False, "Raise repeats, where none are given, until every bucket fills a batch."
+    )
+    override_dataset_config: bool = setting(
+        False, "Let changed data set settings replace cached ones.", unread="caches follow every change by themselves"
     )
 
     @field_validator("aspect_bucket_alignment", mode="before")

@@ -10,9 +10,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from tuner.config.caching import CachingConfig
 from tuner.config.data import DataConfig
 from tuner.config.datasets import DatasetConfig, MaskConfig, TextCacheConfig
 from tuner.config.keys import describe_errors, unknown_key
+from tuner.config.settings import field_extra
 from tuner.errors import Problem
 
 Entry = DatasetConfig | MaskConfig | TextCacheConfig
@@ -20,9 +22,16 @@ Entry = DatasetConfig | MaskConfig | TextCacheConfig
 _KINDS: dict[str, type[Entry]] = {"text_embeds": TextCacheConfig, "conditioning": MaskConfig}
 """dataset_type -> model of the entry; pictures to train on are the rest."""
 
-_SPELLINGS = {"is_regularization_data": "is_regularisation_data"}
-
-INHERITED = ("resolution", "resolution_type", "minimum_image_size", "caption_strategy", "instance_prompt")
+INHERITED = (
+    "resolution",
+    "resolution_type",
+    "minimum_image_size",
+    "caption_strategy",
+    "instance_prompt",
+    "skip_file_discovery",
+    "vae_cache_ondemand",
+    "vae_cache_disable",
+)
 """Keys that a data set takes from the configuration unless it has them itself."""
 
 
@@ -31,66 +40,106 @@ class DatasetFile:
     """The valid entries of a data set file, and what is wrong with the others."""
 
     datasets: list[DatasetConfig] = field(default_factory=list)
+    eval_datasets: list[DatasetConfig] = field(default_factory=list)
     masks: list[MaskConfig] = field(default_factory=list)
     text_cache: TextCacheConfig | None = None
     problems: list[Problem] = field(default_factory=list)
 
 
-def parse_dataset_file(content: Any, origin: str, defaults: DataConfig) -> DatasetFile:
+def parse_dataset_file(
+    content: Any, origin: str, defaults: DataConfig, caching: CachingConfig | None = None
+) -> DatasetFile:
     """Validate the content of a data set file.
 
     Args:
         content: Parsed JSON, TOML or YAML: a list of objects.
         origin: The file's name, for errors.
         defaults: Settings that data sets take over.
+        caching: Settings of the caches that data sets take over.
     """
     if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
-        problem = Problem(f"must be a list of objects, not {type(content).__name__}", origin)
+        problem = Problem(f"must be a list of objects, not {_kind_of(content)}", origin)
         return DatasetFile(problems=[problem])
     result = DatasetFile()
     caches: list[TextCacheConfig] = []
+    inherited = {key: getattr(defaults, key, getattr(caching, key, None)) for key in INHERITED}
     for number, raw in enumerate(content):
-        entry = {str(key).lstrip("-"): value for key, value in raw.items()}
-        entry = {_SPELLINGS.get(key, key): value for key, value in entry.items()}
-        label = f"entry {number + 1} ({entry.get('id', 'no id')})"
-        kind = _KINDS.get(str(entry.get("dataset_type")), DatasetConfig)
-        parsed, problems = _parse_entry(entry, kind, origin, label, defaults)
+        label = f"entry {number + 1} ({raw.get('id', raw.get('--id', 'no id'))})"
+        parsed, problems = _parse_entry(raw, origin, label, inherited)
         result.problems += problems
-        if isinstance(parsed, TextCacheConfig) and not parsed.disabled:
+        if parsed is None or parsed.disabled:
+            continue
+        if isinstance(parsed, TextCacheConfig):
             caches.append(parsed)
-        elif isinstance(parsed, MaskConfig) and not parsed.disabled:
+        elif isinstance(parsed, MaskConfig):
             result.masks.append(parsed)
-        elif isinstance(parsed, DatasetConfig) and not parsed.disabled:
-            result.datasets.append(parsed)
+        else:
+            (result.eval_datasets if parsed.dataset_type == "eval" else result.datasets).append(parsed)
     result.text_cache = next((cache for cache in caches if cache.default), caches[0] if caches else None)
-    result.problems += [*_across(result.datasets, caches, content, origin), *_masks(result, origin)]
+    result.problems += [*_across(result, caches, content, origin), *_masks(result, origin)]
     return result
 
 
+def _kind_of(content: Any) -> str:
+    if isinstance(content, list):
+        odd = next(entry for entry in content if not isinstance(entry, dict))
+        return f"one with {type(odd).__name__} entries"
+    return type(content).__name__
+
+
 def _parse_entry(
-    entry: dict[str, Any], model: type[Entry], origin: str, label: str, defaults: DataConfig
+    raw: Mapping[str, Any], origin: str, label: str, inherited: Mapping[str, Any]
 ) -> tuple[Entry | None, list[Problem]]:
-    unknown = [key for key in entry if key not in model.model_fields]
-    problems = [_in_entry(unknown_key(key, origin, list(model.model_fields)), label) for key in unknown]
-    known: dict[str, Any] = {key: value for key, value in entry.items() if key not in unknown}
+    kind = str(raw.get("dataset_type", raw.get("--dataset_type")))
+    model = _KINDS.get(kind, DatasetConfig)
+    entry, problems = _canonical(raw, model, origin, label)
     if model is DatasetConfig:
-        inherited = {key: getattr(defaults, key) for key in INHERITED}
-        known = {**{key: value for key, value in inherited.items() if value is not None}, **known}
+        entry = {**{key: value for key, value in inherited.items() if value is not None}, **entry}
     try:
-        return model.model_validate(known), problems
+        return model.model_validate(entry), problems
     except ValidationError as error:
-        return None, problems + [_in_entry(problem, label) for problem in describe_errors(error, origin)]
+        return None, problems + [_in_entry(problem, label) for problem in describe_errors(error, origin, model)]
+
+
+def _canonical(
+    raw: Mapping[str, Any], model: type[Entry], origin: str, label: str
+) -> tuple[dict[str, Any], list[Problem]]:
+    """Bring an entry's keys to their own spelling; the entry's own name takes the place of {id} in its texts."""
+    names = {name: key for key, info in model.model_fields.items() for name in (key, *field_extra(info, "aliases", []))}
+    entry: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for spelling, value in raw.items():
+        plain = str(spelling).lstrip("-")
+        key = names.get(plain)
+        if key is None:
+            problems.append(_in_entry(unknown_key(plain, origin, names), label))
+        elif key in entry and entry[key] != value:
+            twice = Problem(f"given twice, as {entry[key]!r} and {value!r}", origin, key, "keep one of them")
+            problems.append(_in_entry(twice, label))
+        else:
+            entry[key] = value
+    identity = entry.get("id")
+    if isinstance(identity, str):
+        entry = {key: value if key == "id" else _with_id(value, identity) for key, value in entry.items()}
+    return entry, problems
+
+
+def _with_id(value: Any, identity: str) -> Any:
+    if isinstance(value, str):
+        return value.replace("{id}", identity)
+    return [_with_id(item, identity) for item in value] if isinstance(value, list) else value
 
 
 def _masks(file: DatasetFile, origin: str) -> Iterator[Problem]:
     known = [mask.id for mask in file.masks]
-    for dataset in file.datasets:
+    datasets = [*file.datasets, *file.eval_datasets]
+    for dataset in datasets:
         if dataset.conditioning_data and dataset.conditioning_data not in known:
             listed = ", ".join(known) or "none"
             message = f"{dataset.conditioning_data!r} is no entry of dataset_type conditioning (there is: {listed})"
             yield Problem(message, origin, f"{dataset.id}: conditioning_data")
     for mask in file.masks:
-        if mask.id not in [dataset.conditioning_data for dataset in file.datasets]:
+        if mask.id not in [dataset.conditioning_data for dataset in datasets]:
             remedy = f"set conditioning_data to {mask.id!r} in the data set that it belongs to, or disable it"
             yield Problem("no data set names these masks", origin, mask.id, remedy)
 
@@ -101,7 +150,7 @@ def _in_entry(problem: Problem, label: str) -> Problem:
 
 
 def _across(
-    datasets: list[DatasetConfig], caches: list[TextCacheConfig], content: list[Mapping[str, Any]], origin: str
+    file: DatasetFile, caches: list[TextCacheConfig], content: list[Mapping[str, Any]], origin: str
 ) -> Iterator[Problem]:
     ids = Counter(str(entry.get("id")) for entry in content if entry.get("id"))
     for name in sorted(name for name, count in ids.items() if count > 1):
@@ -109,24 +158,38 @@ def _across(
     defaults = [cache.id for cache in caches if cache.default]
     if len(defaults) > 1:
         yield Problem(f"{', '.join(defaults)} are all the default text_embeds entry", origin, "default", "keep one")
-    folders = Counter(dataset.cache_dir_vae for dataset in datasets if dataset.cache_dir_vae)
+    folders = Counter(entry.cache_dir_vae for entry in (*file.datasets, *file.eval_datasets) if entry.cache_dir_vae)
     folders.update(cache.cache_dir for cache in caches if cache.cache_dir)
     for folder in sorted(folder for folder, count in folders.items() if count > 1):
         yield Problem(f"{folder} is the cache of {folders[folder]} entries", origin, "cache_dir_vae",
                       "give each entry a folder of its own, or name none")  # fmt: skip
-    if not datasets and not any(entry.get("dataset_type", "image") == "image" for entry in content):
+    pictures = [entry for entry in content if entry.get("dataset_type", "image") == "image"]
+    if not pictures:
         yield Problem("holds no data set of pictures", origin, remedy="add an entry with an instance_data_dir")
-    elif not datasets and all(
-        entry.get("disabled") for entry in content if entry.get("dataset_type", "image") == "image"
-    ):
+    elif not file.datasets and all(entry.get("disabled", entry.get("disable")) for entry in pictures):
         yield Problem("every data set of pictures is disabled", origin, "disabled")
+    if file.datasets and not any(entry.probability for entry in file.datasets):
+        yield Problem("the probability of every data set is 0", origin, "probability", "give one of them more than 0")
+    yield from _missing_folders(content, origin)
+
+
+def _missing_folders(content: list[Mapping[str, Any]], origin: str) -> Iterator[Problem]:
+    """Look at raw entries, so that a missing folder is named even where other keys are wrong as well."""
     for entry in content:
-        path = entry.get("instance_data_dir")
-        # Looked at in the raw entry, so that a missing folder is named even where other keys are wrong as well.
-        if isinstance(path, str) and entry.get("disabled") not in (True, "true") and not Path(path).is_dir():
+        path = entry.get("instance_data_dir", entry.get("--instance_data_dir"))
+        unused = entry.get("disabled", entry.get("disable")) in (True, "true") or entry.get("type", "local") != "local"
+        if isinstance(path, str) and path.strip() and not unused and not is_folder(path):
             yield Problem(
                 f"{path} is no folder",
                 origin,
                 f"{entry.get('id')}: instance_data_dir",
                 f"create it, or start from another folder (paths are relative to {Path.cwd()})",
             )
+
+
+def is_folder(path: str) -> bool:
+    """Whether any text that a user wrote names a folder."""
+    try:
+        return Path(path).expanduser().is_dir()
+    except (OSError, ValueError, RuntimeError):  # too long a name, one that no folder can have, or nobody's home
+        return False

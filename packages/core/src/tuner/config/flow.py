@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import field_validator
 
-from tuner.config.settings import Topic, setting
+from tuner.config.settings import NOT_YET, Topic, setting
 from tuner.flow import AutoShift, Density, SigmaSchedule
 
 
@@ -47,6 +47,16 @@ class FlowConfig(Topic):
     flow_custom_timesteps: tuple[float, ...] = setting(
         (),
         "Noise levels to choose from, as a list or separated by commas: sigmas if none exceeds 1, else of 0 to 1000.",
+    )
+
+    flow_timesteps_mode: Literal["fixed-list", "round-robin"] = setting(
+        "fixed-list",
+        "How flow_custom_timesteps are chosen from.",
+        needs={"flow_custom_timesteps": (True,)},
+        unread=f"{NOT_YET}: each sample draws one of them",
+    )
+    flow_cubic_schedule_weights: bool = setting(
+        False, "Draw sigma from a cubic density.", unread=f"{NOT_YET}: the other densities are"
     )
 
     @field_validator("flow_schedule_shift", mode="before")

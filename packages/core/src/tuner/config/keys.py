@@ -10,9 +10,12 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from tuner.config.settings import field_extra
+from tuner.config.settings import HIDDEN, field_extra, is_secret
 from tuner.config.topics import TOPICS
 from tuner.errors import Problem
+
+_RENAMED = {"disable_vae_cache": "vae_cache_disable"}
+"""Keys that mean nothing any more -> what took their place."""
 
 
 @dataclass(frozen=True)
@@ -22,10 +25,12 @@ class Given:
     Attributes:
         value: As it was read.
         origin: File, "command line" or "family".
+        before: What it replaced, from a weaker origin.
     """
 
     value: Any
     origin: str
+    before: Given | None = None
 
 
 def all_settings(options: type[BaseModel] | None = None) -> Iterator[tuple[str, str, FieldInfo]]:
@@ -64,7 +69,9 @@ def collect(
         for spelling, value in values.items():
             plain = str(spelling).lstrip("-")
             key = names.get(plain)
-            if key is None:
+            if plain in _RENAMED:
+                problems.append(Problem("is no longer a setting", origin, plain, f"write {_RENAMED[plain]} instead"))
+            elif key is None:
                 problems.append(unknown_key(plain, origin, names))
             elif key in here and here[key] != value:
                 problems.append(
@@ -77,7 +84,7 @@ def collect(
                 )
             else:
                 here[key] = value
-        given.update({key: Given(value, origin) for key, value in here.items()})
+        given.update({key: Given(value, origin, given.get(key)) for key, value in here.items()})
     return given, problems
 
 
@@ -97,27 +104,45 @@ def build_topics(given: Mapping[str, Given], options: type[BaseModel]) -> tuple[
         try:
             built[topic] = model.model_validate(values)
         except ValidationError as error:
-            for problem in describe_errors(error, origin="configuration"):
+            for problem in describe_errors(error, "configuration", model):
                 origin = given[problem.key].origin if problem.key and problem.key in given else problem.file
                 problems.append(Problem(problem.message, origin, problem.key, problem.remedy))
     return built, problems
 
 
-def describe_errors(error: ValidationError, origin: str, prefix: str = "") -> list[Problem]:
-    """Turn pydantic's errors into problems that show the value and the rule."""
-    problems = []
-    for item in error.errors(include_url=False):
+def describe_errors(
+    error: ValidationError, origin: str, model: type[BaseModel] | None = None, prefix: str = ""
+) -> list[Problem]:
+    """Turn pydantic's errors into problems that show the value and the rule; one problem per setting.
+
+    Args:
+        error: What `model` raised.
+        origin: The file, for the problems.
+        model: Knows which values are refused for being not served yet.
+        prefix: Stands before the key, such as the number of an entry.
+    """
+    problems: dict[tuple[str, str], Problem] = {}
+    for item in error.errors(include_url=False, include_context=True):
         names = [str(part) for part in item["loc"]]
         key = names[0] if names else None
         shown = ".".join(names)
-        if item["type"] == "missing":
-            message = "is required"
-        elif item["type"] == "value_error":
-            message = str(item["ctx"]["error"])
-        elif item["type"] == "extra_forbidden":
-            message = "no such setting"
-        else:
-            message = f"{item['input']!r} is not accepted: {item['msg'][0].lower()}{item['msg'][1:]}"
         label = f"{prefix}{shown}" if prefix or len(names) > 1 else key
-        problems.append(Problem(message, origin, label or None))
-    return problems
+        message = _message_of(item, model.model_fields.get(key or "") if model else None)
+        # A setting that may be of several types gives an error for each of them, and the first says enough.
+        problems.setdefault((key or "", repr(item["input"])), Problem(message, origin, label or None))
+    return list(problems.values())
+
+
+def _message_of(item: Any, field: FieldInfo | None) -> str:
+    if item["type"] == "missing":
+        return "is required"
+    if item["type"] == "value_error":
+        return str(item["ctx"]["error"])
+    if item["type"] == "extra_forbidden":
+        return "no such setting"
+    value = item["input"]
+    rule = f"{item['msg'][0].lower()}{item['msg'][1:]}"
+    if field is not None and isinstance(value, str) and value in field_extra(field, "known", []):
+        return f"{value!r} is known, but not served yet: {rule}"
+    text = HIDDEN if any(is_secret(str(name)) for name in item["loc"]) else repr(value)
+    return f"{text if len(text) <= 200 else text[:200] + '...'} is not accepted: {rule}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from tuner.config.settings import Topic, setting
+from tuner.config.settings import NOT_YET, Topic, setting
 
 
 class OptimisationConfig(Topic):
@@ -16,10 +16,32 @@ class OptimisationConfig(Topic):
     gradient_accumulation_steps: int = setting(1, "Micro-batches per optimizer step.", unit="micro-batches", ge=1)
     learning_rate: float = setting(4e-7, "Peak learning rate.", gt=0)
     lr_scheduler: Literal["constant", "constant_with_warmup"] = setting(
-        "constant_with_warmup", "Shape of the learning rate; constant with lr_warmup_steps above 0 warms up too."
+        "constant_with_warmup",
+        "Shape of the learning rate; constant with lr_warmup_steps above 0 warms up too.",
+        known=("linear", "sine", "cosine", "cosine_with_restarts", "cosine_with_warmup", "polynomial"),
+    )
+    lr_end: float = setting(
+        4e-7, "Learning rate at the end of a polynomial schedule.", ge=0, unread=f"{NOT_YET}: no schedule has an end"
     )
     lr_warmup_steps: int = setting(0, "Steps over which the learning rate rises linearly from 0.", unit="steps", ge=0)
-    optimizer: Literal["adamw_bf16", "optimi-adamw", "optimi-lion"] = setting(..., "Optimizer by name.")
+    optimizer: Literal["adamw_bf16", "optimi-adamw", "optimi-lion"] = setting(
+        ...,
+        "Optimizer by name.",
+        known=(
+            "optimi-stableadamw", "bnb-lion8bit-paged", "bnb-adamw8bit", "adamw_8bit", "ao-adamw8bit", "prodigy",
+            "adafactor",
+        ),
+    )  # fmt: skip
+    optimizer_config: str | None = setting(
+        None,
+        "Settings of the optimizer, as key=value separated by commas.",
+        unread=f"{NOT_YET}: optimizers run with their defaults",
+    )
+    optimizer_release_gradients: bool = setting(
+        False,
+        "Step and free each gradient within the backward pass.",
+        unread=f"{NOT_YET}: gradients live until the step",
+    )
     max_grad_norm: float = setting(2.0, "Limit of the gradient, as grad_clip_method reads it; 0 for none.", ge=0)
     grad_clip_method: Literal["value", "norm"] = setting(
         "value", "value: clamp every element; norm: scale the global L2 norm.", needs={"max_grad_norm": (True,)}
@@ -31,3 +53,11 @@ class OptimisationConfig(Topic):
         le=1,
     )
     gradient_checkpointing: bool = setting(True, "Recompute activations in the backward pass: less memory, more time.")
+    gradient_checkpointing_interval: int | None = setting(
+        None,
+        "Recompute every n-th block only.",
+        unit="blocks",
+        ge=1,
+        needs={"gradient_checkpointing": (True,)},
+        unread=f"{NOT_YET}: every block is recomputed",
+    )

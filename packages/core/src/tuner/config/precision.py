@@ -6,16 +6,45 @@ from typing import Literal
 
 from pydantic import field_validator
 
-from tuner.config.settings import Topic, setting
+from tuner.config.settings import NOT_YET, Topic, setting
+
+StoredPrecision = Literal[
+    "no_change", "int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto", "fp8uz-quanto",
+    "int8-torchao", "fp8-torchao", "int4-torchao", "nf4-bnb",
+]  # fmt: skip
+"""Formats that frozen weights may be stored in."""
+
+_UNQUANTISED = f"{NOT_YET}: frozen weights stay in the format of mixed_precision"
 
 
 class PrecisionConfig(Topic):
     """Number formats of the denoiser, the trained weights and the encoders."""
 
     mixed_precision: Literal["no", "bf16"] = setting(
-        "bf16", "Format of the denoiser and of what trains: bf16, or no for float32."
+        "bf16", "Format of the denoiser and of what trains: bf16, or no for float32.", known=("fp16", "fp8")
     )
-    base_model_precision: Literal["no_change"] = setting("no_change", "Storage format of the frozen base model.")
+    base_model_precision: StoredPrecision = setting(
+        "no_change",
+        "Storage format of the frozen base model.",
+        needs={"model_type": ("lora",)},
+        unread=_UNQUANTISED,
+        known=("fp8-native",),
+    )
+    text_encoder_1_precision: StoredPrecision = setting(
+        "no_change", "Storage format of the first text encoder.", unread=_UNQUANTISED
+    )
+    text_encoder_2_precision: StoredPrecision = setting(
+        "no_change", "Storage format of the second text encoder.", unread=_UNQUANTISED
+    )
+    text_encoder_3_precision: StoredPrecision = setting(
+        "no_change", "Storage format of the third text encoder.", unread=_UNQUANTISED
+    )
+    text_encoder_4_precision: StoredPrecision = setting(
+        "no_change", "Storage format of the fourth text encoder.", unread=_UNQUANTISED
+    )
+    quantize_via: Literal["cpu", "accelerator", "pipeline"] = setting(
+        "cpu", "Where weights are converted to their storage format.", unread=_UNQUANTISED
+    )
 
     @field_validator("mixed_precision", mode="before")
     @classmethod

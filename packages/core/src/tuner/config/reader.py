@@ -1,4 +1,4 @@
-"""Reading users' files: JSON (trailing commas and comments forgiven, with a warning), TOML and YAML."""
+"""Reading users' files: JSON (trailing commas and comments forgiven, with a warning), TOML, YAML and variables."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tuner.config.env_file import parse_env_file
 from tuner.errors import ConfigError, Problem
 
 if sys.version_info >= (3, 11):
@@ -38,7 +39,7 @@ class Document:
 
 
 def read_document(path: Path) -> Document:
-    """Read a JSON, TOML or YAML file, by its suffix.
+    """Read a JSON, TOML or YAML file or one of shell variables, by its suffix.
 
     Raises:
         ConfigError: The file cannot be read or parsed, or gives one key twice.
@@ -51,6 +52,9 @@ def read_document(path: Path) -> Document:
         return Document(_parse_toml(text, path))
     if path.suffix in {".yaml", ".yml"}:
         return Document(_parse_yaml(text, path))
+    if path.suffix == ".env":
+        settings = parse_env_file(text, path)
+        return Document(settings.values, settings.warnings)
     return _parse_json(text, path)
 
 

@@ -12,11 +12,15 @@ from tuner.config.checkpoints import CheckpointConfig
 from tuner.config.data import DataConfig
 from tuner.config.datasets import DatasetConfig, MaskConfig, TextCacheConfig
 from tuner.config.ema import EmaConfig
+from tuner.config.evaluation import EvaluationConfig
 from tuner.config.flow import FlowConfig
+from tuner.config.launch import LaunchConfig
 from tuner.config.lycoris import LycorisConfig
+from tuner.config.memory import MemoryConfig
 from tuner.config.model import ModelConfig
 from tuner.config.optimisation import OptimisationConfig
 from tuner.config.precision import PrecisionConfig
+from tuner.config.publishing import PublishingConfig
 from tuner.config.scheduled_sampling import ScheduledSamplingConfig
 from tuner.config.tracking import TrackingConfig
 from tuner.config.validation import ValidationConfig
@@ -29,6 +33,7 @@ class RunConfig(BaseModel):
         family: The family's own settings.
         lycoris: Contents of lycoris_config, where it applies.
         datasets: Entries of the data set file that are trained on, disabled ones left out.
+        eval_datasets: Entries of the data set file that are evaluated with and never trained on.
         masks: Entries of the data set file that hold masks.
         text_cache: The default text_embeds entry of the data set file, if it has one.
         prompts: Contents of user_prompt_library.
@@ -43,14 +48,19 @@ class RunConfig(BaseModel):
     flow: FlowConfig
     scheduled_sampling: ScheduledSamplingConfig
     precision: PrecisionConfig
+    memory: MemoryConfig
     data: DataConfig
     caching: CachingConfig
     checkpoints: CheckpointConfig
     validation: ValidationConfig
+    evaluation: EvaluationConfig
     tracking: TrackingConfig
+    publishing: PublishingConfig
+    launch: LaunchConfig
     family: SerializeAsAny[BaseModel]
     lycoris: LycorisConfig | None = None
     datasets: tuple[DatasetConfig, ...] = ()
+    eval_datasets: tuple[DatasetConfig, ...] = ()
     masks: tuple[MaskConfig, ...] = ()
     text_cache: TextCacheConfig | None = None
     prompts: dict[str, str] = {}

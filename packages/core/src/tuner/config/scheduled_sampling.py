@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from tuner.config.settings import Topic, setting
+from tuner.config.settings import NOT_YET, Topic, setting
 
 _ON = {"scheduled_sampling_max_step_offset": (True,), "scheduled_sampling_probability": (True,)}
 _RAMP = {**_ON, "scheduled_sampling_ramp_steps": (True,)}
@@ -25,9 +25,32 @@ class ScheduledSamplingConfig(Topic):
         needs={"scheduled_sampling_max_step_offset": (True,)},
     )
     scheduled_sampling_strategy: Literal["uniform"] = setting(
-        "uniform", "How the number of model steps is drawn from 0 to the most.", needs=_ON
+        "uniform",
+        "How the number of model steps is drawn from 0 to the most.",
+        needs=_ON,
+        known=("biased_early", "biased_late"),
     )
-    scheduled_sampling_sampler: Literal["euler"] = setting("euler", "Integrator of the model steps.", needs=_ON)
+    scheduled_sampling_sampler: Literal["euler"] = setting(
+        "euler", "Integrator of the model steps.", needs=_ON, known=("unipc", "dpm")
+    )
+    scheduled_sampling_order: int = setting(
+        2, "Order of a multi-step integrator.", ge=1, needs=_ON, unread="Euler's method has one order, the first"
+    )
+    scheduled_sampling_reflexflow: bool = setting(
+        False,
+        "Weight the loss by how far a rollout drifted.",
+        needs=_ON,
+        unread=f"{NOT_YET}: rollouts are not weighted",
+    )
+    scheduled_sampling_reflexflow_alpha: float = setting(
+        1.0, "Strength of that weight.", ge=0, needs=_ON, unread=f"{NOT_YET}: rollouts are not weighted"
+    )
+    scheduled_sampling_reflexflow_beta1: float = setting(
+        10.0, "First shape of that weight.", ge=0, needs=_ON, unread=f"{NOT_YET}: rollouts are not weighted"
+    )
+    scheduled_sampling_reflexflow_beta2: float = setting(
+        1.0, "Second shape of that weight.", ge=0, needs=_ON, unread=f"{NOT_YET}: rollouts are not weighted"
+    )
     scheduled_sampling_start_step: int = setting(0, "Steps before the first rollout.", unit="steps", ge=0, needs=_ON)
     scheduled_sampling_ramp_steps: int = setting(
         0, "Steps over which the chance goes from prob_start to prob_end; 0 for no ramp.", unit="steps", ge=0, needs=_ON

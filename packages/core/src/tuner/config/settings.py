@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
+
+NOT_YET = "not served yet"
+"""Begins the reason of a setting whose feature is still to come."""
+
+
+HIDDEN = "(hidden)"
+"""Stands for a value that must not be shown."""
+
+_SECRET_KEY = re.compile(r"token$|secret|password|access_key|api_key|webhook", re.IGNORECASE)
+
+
+def is_secret(key: str) -> bool:
+    """Whether a setting's value must not be shown."""
+    return bool(_SECRET_KEY.search(key))
+
+
+def without_secrets(text: str, secrets: Collection[str]) -> str:
+    """Hide every text of `secrets` where it occurs in another."""
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, HIDDEN)
+    return text
 
 
 def setting(
@@ -16,6 +38,8 @@ def setting(
     unit: str | None = None,
     aliases: tuple[str, ...] = (),
     needs: Mapping[str, tuple[Any, ...]] | None = None,
+    unread: str | Mapping[Any, str] | None = None,
+    known: tuple[str, ...] = (),
     **constraints: Any,
 ) -> Any:
     """Declare a setting.
@@ -27,9 +51,13 @@ def setting(
         aliases: Other names under which files may give it.
         needs: Other settings -> the values of theirs (any of them) without which this one is never read.
             `(True,)` and `(False,)` also stand for "given" and "not given" where the other setting is no boolean.
+        unread: Why nothing reads it in this version, or nothing reads some of its values, as value -> reason. Begins
+            with `NOT_YET` where that will change.
+        known: Values that users' files may hold and that are refused because this version does not have them.
         **constraints: Of `pydantic.Field`, such as `ge`.
     """
     extra: dict[str, Any] = {"unit": unit, "aliases": list(aliases), "needs": dict(needs or {})}
+    extra |= {"unread": unread, "known": list(known)}
     extra = {key: value for key, value in extra.items() if value}
     return Field(default, description=description, json_schema_extra=extra or None, **constraints)
 
@@ -37,7 +65,9 @@ def setting(
 class Topic(BaseModel):
     """A group of settings. Unknown keys are refused, values are coerced from strings, instances are frozen."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, str_strip_whitespace=True, validate_default=True, allow_inf_nan=False
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import field_validator
 
-from tuner.config.settings import Topic, setting
+from tuner.config.settings import NOT_YET, Topic, setting
 
 _PICTURES = {"validation_step_interval": (True,)}
 
@@ -34,7 +34,50 @@ class ValidationConfig(Topic):
     validation_seed: int | None = setting(
         None, "Seed of the pictures' noise; the run's seed if not given.", ge=0, needs=_PICTURES
     )
+    validation_prompt_library: bool | str = setting(
+        False,
+        "Also make pictures of a built-in set of prompts; the path of a file stands for user_prompt_library.",
+        needs=_PICTURES,
+        unread={True: f"{NOT_YET}: there is no built-in set"},
+    )
+    validation_guidance_rescale: float = setting(
+        0.0,
+        "Share by which guided predictions are brought back to their spread; 0 for none.",
+        ge=0,
+        le=1,
+        needs=_PICTURES,
+        unread=f"{NOT_YET}: guidance is not rescaled",
+    )
+    validation_lycoris_strength: float = setting(
+        1.0,
+        "Strength of the adapter in pictures.",
+        needs=_PICTURES,
+        unread=f"{NOT_YET}: pictures use the adapter as it is",
+    )
+    validation_torch_compile: bool = setting(
+        False, "Compile the pipeline.", needs=_PICTURES, unread=f"{NOT_YET}: nothing is compiled"
+    )
+    validation_preview: bool = setting(
+        False, "Send pictures while they are sampled.", needs=_PICTURES, unread=f"{NOT_YET}: there are no previews"
+    )
+    validation_preview_steps: int = setting(
+        1,
+        "Sampling steps between previews.",
+        unit="steps",
+        ge=1,
+        needs={"validation_preview": (True,)},
+        unread=f"{NOT_YET}: there are no previews",
+    )
     disable_benchmark: bool = setting(False, "Leave out the base model's pictures before step 1.", needs=_PICTURES)
+
+    @field_validator("validation_prompt_library", mode="before")
+    @classmethod
+    def _words_are_no_path(cls, value: Any) -> Any:
+        """A file is not called "false"."""
+        word = value.strip().lower() if isinstance(value, str) else None
+        if word in {"true", "1", "yes", "on"}:
+            return True
+        return False if word in {"false", "0", "no", "off"} else value
 
     @field_validator("validation_resolution", mode="before")
     @classmethod

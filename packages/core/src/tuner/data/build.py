@@ -5,27 +5,32 @@ from __future__ import annotations
 import functools
 import gc
 import math
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from tuner.config.datasets import DatasetConfig
-from tuner.data.captions import MissingCaption, captions_for
-from tuner.data.geometry import Size, SizeRules, draws_geometry, edge_of, picture_geometry, too_small
-from tuner.data.headers import read_headers
+from tuner.data.buckets import BatchRules, make_buckets
+from tuner.data.captions import MissingCaption, open_captions
+from tuner.data.discovery import discover
+from tuner.data.entries import entry_problems
+from tuner.data.faces import crops_to_faces, find_faces
+from tuner.data.filters import LeftOut, describe_filters, left_out
+from tuner.data.geometry import Box, Size, SizeRules, draws_geometry, picture_geometry
 from tuner.data.images import IMAGE_SUFFIXES
 from tuner.data.index import FileIndex, HeaderRow
 from tuner.data.masks import MaskFolder, MissingMask
 from tuner.data.plan import Bucket, DatasetTotals, Plan, Unused
 from tuner.data.report import format_unused
 from tuner.data.sample import Geometry, Sample
-from tuner.data.scan import Listing, list_images
-from tuner.errors import ConfigError, DatasetError, Problem
+from tuner.data.scan import Listing
+from tuner.errors import ConfigError, DatasetError
 
 _REPLACE = "repair, replace or remove the file"
-_LARGER = "lower minimum_image_size (0 keeps all) or use larger pictures"
+
+_Shaper = Callable[[HeaderRow, str], Geometry | LeftOut]
+"""(header, key) -> how the picture is resized and cropped, or why it is left out."""
 
 
 def build_plan(
@@ -38,6 +43,7 @@ def build_plan(
     keep_small_buckets: bool,
     seed: int,
     index: FileIndex,
+    oversubscribe: bool = False,
     canvas_limit: int | None = None,
     side_limit: int | None = None,
     stride: int = 1,
@@ -49,13 +55,14 @@ def build_plan(
 
     Args:
         datasets: Entries of the data set file, with the run's defaults filled in.
-        batch_size: Samples in a micro-batch.
+        batch_size: Samples in a micro-batch of data sets that give no number of their own.
         accumulation: Micro-batches in an optimizer step.
         alignment: Sides are rounded to multiples of this many pixels.
         aspect_rounding: Decimals to which aspects are rounded; fewer give fewer buckets.
-        keep_small_buckets: Keep buckets that give fewer samples per epoch than `batch_size`.
+        keep_small_buckets: Keep buckets that give fewer samples per epoch than a batch holds.
         seed: Of drawn crops and aspects.
-        index: Remembers headers, so that planning again opens no picture.
+        index: Remembers headers and faces, so that planning again opens no picture.
+        oversubscribe: Raise repeats, where a data set gives none, until each of its buckets fills a batch.
         canvas_limit: Largest number of pixels that the model takes. Buckets that rounding or an aspect takes
             beyond it are made smaller.
         side_limit: Longest side in pixels that the model takes; buckets beyond it are cropped to it.
@@ -65,31 +72,31 @@ def build_plan(
         source: Name of the data set file, for messages.
 
     Raises:
-        ConfigError: Entries that cannot be followed: a missing folder, a crop style that is not available, a
+        ConfigError: Entries that cannot be followed: a missing folder, a crop style whose package is missing, a
             resolution beyond the canvas limit. All of them at once.
         DatasetError: Data sets of which no picture is left.
     """
     rules = SizeRules(math.lcm(alignment, stride), aspect_rounding, canvas_limit, side_limit)
-    problems = [problem for dataset in datasets for problem in _problems(dataset, rules, source)]
-    if problems:
+    if problems := [problem for dataset in datasets for problem in entry_problems(dataset, rules, source)]:
         raise ConfigError(problems)
+    batches = BatchRules(batch_size, accumulation, aspect_rounding, keep_small_buckets, oversubscribe)
     buckets: list[Bucket] = []
     unused: list[Unused] = []
     totals: list[DatasetTotals] = []
-    least = 1 if keep_small_buckets else batch_size
     for dataset in datasets:
         with _garbage_kept():
-            listing = list_images(dataset.instance_data_dir)
-            headers = read_headers(dataset.instance_data_dir, listing.images, index)
+            listing, headers = discover(dataset, index)
             mask_folder = (mask_folders or {}).get(dataset.id)
             masks = MaskFolder(mask_folder, index) if mask_folder else None
-            sizes, faulty = _sort_pictures(dataset, listing, headers, rules, seed, excluded or {}, masks)
-        kept, pruned = _make_buckets(dataset, sizes, aspect_rounding, least)
+            faces = _find_faces(dataset, headers, index)
+            shape = _shaper(dataset, rules, seed, faces)
+            sizes, faulty = _sort_pictures(dataset, listing, headers, shape, excluded or {}, masks)
+        kept, pruned = make_buckets(dataset, sizes, batches)
         used = sum(len(bucket.samples) for bucket in kept)
         buckets += kept
         unused += sorted(faulty + pruned, key=lambda item: item.key)
         totals.append(DatasetTotals(dataset.id, len(listing.images) + len(listing.unreadable), used, listing.other))
-    _refuse_empty(datasets, totals, unused)
+    _refuse_empty(datasets, totals, unused, batches)
     return Plan(tuple(buckets), tuple(unused), tuple(totals), batch_size, accumulation)
 
 
@@ -102,117 +109,86 @@ def _garbage_kept() -> Iterator[None]:
         yield
     finally:
         if enabled:
+            gc.freeze()  # there and back puts all that was made among the old, so that it is not walked right now
+            gc.unfreeze()
             gc.enable()
 
 
-def _problems(dataset: DatasetConfig, rules: SizeRules, source: str) -> Iterable[Problem]:
-    name = f"{source}, data set {dataset.id!r}"
-    folder = dataset.instance_data_dir
-    if not folder.is_dir():
-        fault = "is not a folder" if folder.exists() else "does not exist"
-        yield Problem(f"{folder} {fault}", name, "instance_data_dir", "give the folder that holds the pictures")
-    elif not os.access(folder, os.R_OK | os.X_OK):
-        yield Problem(f"{folder} cannot be listed: permission denied", name, "instance_data_dir", "allow reading it")
-    if dataset.crop and dataset.crop_style == "face":
-        remedy = "use center, random or corner"
-        yield Problem("face is not available yet", name, "crop_style", remedy)
-    edge = edge_of(dataset.resolution, dataset.resolution_type)
-    canvas_limit = rules.canvas_limit
-    if rules.side_limit is not None and edge > rules.side_limit:
-        message = f"{dataset.resolution:g} ({dataset.resolution_type}) asks for sides of {edge:.0f} pixels"
-        remedy = f"choose a resolution of at most {rules.side_limit} pixels"
-        yield Problem(f"{message}; the model takes at most {rules.side_limit}", name, "resolution", remedy)
-    if canvas_limit is not None and edge * edge > canvas_limit:
-        most = canvas_limit / 1024**2 if dataset.resolution_type == "area" else math.isqrt(canvas_limit)
-        yield Problem(
-            f"{dataset.resolution:g} ({dataset.resolution_type}) asks for {edge * edge:.0f} pixels; "
-            f"the model takes at most {canvas_limit}",
-            name,
-            "resolution",
-            f"set resolution to {most:g} or less",
-        )
+def _find_faces(dataset: DatasetConfig, headers: Iterable[HeaderRow], index: FileIndex) -> Mapping[str, Box | None]:
+    """Return absolute path -> face of the pictures that are cropped to their faces."""
+    if not crops_to_faces(dataset):
+        return {}
+    usable = [row for row in headers if not row.error and not left_out(dataset, (row.width, row.height))]
+    return find_faces(dataset.folder, usable, index)
+
+
+def _shaper(dataset: DatasetConfig, rules: SizeRules, seed: int, faces: Mapping[str, Box | None]) -> _Shaper:
+    """Return what says how the pictures of a data set are resized and cropped."""
+
+    def shape(source: Size, key: str, face: Box | None) -> Geometry | LeftOut:
+        return left_out(dataset, source) or picture_geometry(dataset, source, rules, seed, key, face)
+
+    if draws_geometry(dataset):
+        return lambda header, key: shape((header.width, header.height), key, faces.get(header.path))
+    by_size = functools.cache(lambda source: shape(source, "", None))  # large sets have few sizes
+    return lambda header, key: by_size((header.width, header.height))
 
 
 def _sort_pictures(
     dataset: DatasetConfig,
     listing: Listing,
     headers: Iterable[HeaderRow],
-    rules: SizeRules,
-    seed: int,
+    shape: _Shaper,
     excluded: Mapping[str, str],
     masks: MaskFolder | None,
 ) -> tuple[dict[Size, list[Sample]], list[Unused]]:
     """Give every usable picture its captions and geometry. Returns samples by size, and the rest with reasons."""
-    shape = _shaper(dataset, rules, seed)
+    captions_of = open_captions(dataset, (item.relative for item in listing.images))
     sizes: dict[Size, list[Sample]] = defaultdict(list)
     unused = [Unused(dataset.id, f"{dataset.id}/{name}", why, _REPLACE) for name, why in listing.unreadable.items()]
-    small = f"is smaller than minimum_image_size {dataset.minimum_image_size or 0:g} ({dataset.resolution_type})"
     for item, header in zip(listing.images, headers, strict=True):
         key = f"{dataset.id}/{item.relative}"
         fault = header.error or excluded.get(key)
         if fault:
             unused.append(Unused(dataset.id, key, fault, _REPLACE))
             continue
-        geometry = shape((header.width, header.height), key)
-        if geometry is None:
-            unused.append(Unused(dataset.id, key, small, _LARGER))
+        geometry = shape(header, key)
+        if isinstance(geometry, LeftOut):
+            unused.append(Unused(dataset.id, key, *geometry, asked=True))
             continue
-        path = Path(item.path)
         try:
-            captions = captions_for(dataset, path)
+            captions = captions_of(item.relative, item.path)
             mask = masks.mask_of(item.relative, (header.width, header.height)) if masks else None
         except (MissingCaption, MissingMask) as error:
             unused.append(Unused(dataset.id, key, error.reason, error.remedy))
         else:
-            sizes[geometry.size].append(Sample(key, dataset.id, path, captions, geometry, mask))
+            sizes[geometry.size].append(Sample(key, dataset.id, item.path, captions, geometry, mask))
     return sizes, unused
 
 
-def _shaper(dataset: DatasetConfig, rules: SizeRules, seed: int) -> Callable[[Size, str], Geometry | None]:
-    """Return (source size, key) -> geometry, None for pictures that are too small."""
-
-    def shape(source: Size, key: str) -> Geometry | None:
-        return None if too_small(dataset, source) else picture_geometry(dataset, source, rules, seed, key)
-
-    if draws_geometry(dataset):
-        return shape
-    by_size = functools.cache(lambda source: shape(source, ""))  # large sets have few sizes
-    return lambda source, key: by_size(source)
-
-
-def _make_buckets(
-    dataset: DatasetConfig, sizes: Mapping[Size, list[Sample]], aspect_rounding: int, least: int
-) -> tuple[list[Bucket], list[Unused]]:
-    """Make buckets, and prune those that give fewer than `least` samples per epoch."""
-    kept, pruned = [], []
-    for size, samples in sorted(sizes.items()):
-        aspect = round(size[0] / size[1], aspect_rounding)
-        bucket = Bucket(dataset.id, size, aspect, tuple(samples), dataset.repeats)
-        if bucket.draws >= least:
-            kept.append(bucket)
-            continue
-        count = f"{bucket.draws} sample{'s' if bucket.draws != 1 else ''}"
-        reason = f"its bucket {size[0]}x{size[1]} gives {count} per epoch, fewer than train_batch_size {least}"
-        remedy = (
-            f"set repeats to {math.ceil(least / len(samples)) - 1} or more, train_batch_size to {bucket.draws}, "
-            "or disable_bucket_pruning to true"
-        )
-        pruned += [Unused(dataset.id, sample.key, reason, remedy) for sample in samples]
-    return kept, pruned
-
-
-def _refuse_empty(datasets: Sequence[DatasetConfig], totals: Sequence[DatasetTotals], unused: Sequence[Unused]) -> None:
+def _refuse_empty(
+    datasets: Sequence[DatasetConfig], totals: Sequence[DatasetTotals], unused: Sequence[Unused], batches: BatchRules
+) -> None:
     messages = []
     for dataset, total in zip(datasets, totals, strict=True):
         if total.used:
             continue
-        head = f"no images detected in data set {dataset.id!r} ({dataset.instance_data_dir})"
+        head = f"no images detected in data set {dataset.id!r} ({dataset.folder})"
         if total.found:
             own = [item for item in unused if item.dataset == dataset.id]
-            messages.append("\n".join([f"{head}: none of its {total.found} can be trained on", *format_unused(own)]))
+            lines = [f"{head}: none of its {total.found} can be trained on", f"  with {_rules(dataset, batches)}"]
+            messages.append("\n".join([*lines, *format_unused(own)]))
         else:
             suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
             others = f"; other files: {total.describe_others()}" if total.other_files else ""
             messages.append(f"{head}: it holds no file with suffix {suffixes}{others}\n    -> put pictures into it")
     if messages:
         raise DatasetError("\n".join(messages))
+
+
+def _rules(dataset: DatasetConfig, batches: BatchRules) -> str:
+    """Return what decides which pictures of a data set are used."""
+    counts = [f"train_batch_size {batches.batch_size_of(dataset)}", f"repeats {dataset.repeats}"]
+    if batches.accumulation > 1:
+        counts.insert(1, f"gradient_accumulation_steps {batches.accumulation}")
+    return ", ".join([*counts, *describe_filters(dataset)])

@@ -6,14 +6,16 @@ Sizes are (width, height) in pixels; aspects are width / height.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tuner.config.data import ResolutionType
 from tuner.config.datasets import DatasetConfig
-from tuner.data.sample import Geometry
+from tuner.data.sample import Geometry, Sample
 from tuner.randomness import generator
 
 Size = tuple[int, int]
+Box = tuple[int, int, int, int]
+"""(left, top, right, bottom)."""
 
 _MEGAPIXEL_EDGES = {0.25: 512.0, 0.5: 768.0, 1.0: 1024.0, 2.0: 1536.0, 4.0: 2048.0}
 """Customary edges of the areas that people name in megapixels."""
@@ -80,18 +82,6 @@ def cover(source: Size, size: Size) -> Size:
     return max(width, (2 * w * height + h) // (2 * h)), height
 
 
-def too_small(dataset: DatasetConfig, source: Size) -> bool:
-    """Say whether `minimum_image_size` leaves a picture out."""
-    if not dataset.minimum_image_size:
-        return False
-    edge = edge_of(dataset.minimum_image_size, dataset.resolution_type)
-    shorter = min(source)
-    if dataset.resolution_type == "pixel":
-        return shorter < edge
-    square = dataset.crop and dataset.crop_aspect == "square"
-    return source[0] * source[1] < edge * edge or (square and shorter < edge)
-
-
 def reduced(dataset: DatasetConfig, source: Size) -> Size | None:
     """Return the size to which a picture above `maximum_image_size` is reduced before it is cropped, or None.
 
@@ -123,8 +113,19 @@ def bucket_size(dataset: DatasetConfig, source: Size, rules: SizeRules, seed: in
     return fit_canvas(size, rules.canvas_limit, rules.alignment)
 
 
-def picture_geometry(dataset: DatasetConfig, source: Size, rules: SizeRules, seed: int, key: str) -> Geometry:
-    """Say how the picture `key`, of size `source` as shown, is resized and cropped."""
+def picture_geometry(
+    dataset: DatasetConfig, source: Size, rules: SizeRules, seed: int, key: str, face: Box | None = None
+) -> Geometry:
+    """Say how the picture `key`, of size `source` as shown, is resized and cropped.
+
+    Args:
+        dataset: Its data set.
+        source: (width, height) in pixels.
+        rules: What bounds the sides.
+        seed: Of drawn aspects and crops.
+        key: Names the picture in draws.
+        face: What a crop of style `face` is centred on, in pixels of the source; None for the centre.
+    """
     size = bucket_size(dataset, source, rules, seed, key)
     resize, downsample = cover(source, size), reduced(dataset, source)
     if downsample is not None:
@@ -132,13 +133,39 @@ def picture_geometry(dataset: DatasetConfig, source: Size, rules: SizeRules, see
             downsample = None  # reducing below the bucket only to enlarge again would blur
         else:
             resize = downsample
-    left, top = _crop_corner(dataset, (resize[0] - size[0], resize[1] - size[1]), seed, key)
-    return Geometry(resize, (left, top, left + size[0], top + size[1]), downsample)
+    surplus = resize[0] - size[0], resize[1] - size[1]
+    style = dataset.crop_style if dataset.crop else "center"
+    if style == "random":
+        corner = _drawn_corner(surplus, seed, 0, key)
+    elif style == "face" and face is not None:
+        corner = _corner_around(face, source, resize, size)
+    else:
+        corner = (0, 0) if style == "corner" else (surplus[0] // 2, surplus[1] // 2)
+    return Geometry(resize, _window(corner, size), downsample)
+
+
+def redraws_crops(dataset: DatasetConfig) -> bool:
+    """Say whether a data set's crops are drawn anew in every epoch."""
+    return dataset.vae_cache_clear_each_epoch and dataset.crop and dataset.crop_style == "random"
+
+
+def geometry_in(sample: Sample, dataset: DatasetConfig, epoch: int, seed: int) -> Geometry:
+    """Say how a sample of a plan is cropped in an epoch, where its data set draws crops anew in every epoch.
+
+    In epoch 0, and in other data sets always, it is the plan's own geometry. The offset alone is drawn anew: the
+    bucket, which a random crop_aspect drew once for the run, stays, so that batches keep their shape.
+    """
+    geometry = sample.geometry
+    if not redraws_crops(dataset):
+        return geometry
+    width, height = geometry.size
+    surplus = geometry.resize[0] - width, geometry.resize[1] - height
+    return replace(geometry, crop=_window(_drawn_corner(surplus, seed, epoch, sample.key), geometry.size))
 
 
 def draws_geometry(dataset: DatasetConfig) -> bool:
-    """Say whether geometry depends on the picture's key and not on its size alone."""
-    return dataset.crop and (dataset.crop_aspect == "random" or dataset.crop_style == "random")
+    """Say whether geometry depends on the single picture and not on its size alone."""
+    return dataset.crop and (dataset.crop_aspect == "random" or dataset.crop_style in ("random", "face"))
 
 
 def _bucket_aspect(dataset: DatasetConfig, source: Size, rules: SizeRules, seed: int, key: str) -> float:
@@ -153,12 +180,23 @@ def _bucket_aspect(dataset: DatasetConfig, source: Size, rules: SizeRules, seed:
     return max(round(aspect, rules.aspect_rounding), 10.0**-rules.aspect_rounding)
 
 
-def _crop_corner(dataset: DatasetConfig, surplus: Size, seed: int, key: str) -> tuple[int, int]:
-    """Return (left, top) of the crop, given by how much the picture exceeds it."""
-    style = dataset.crop_style if dataset.crop else "center"
-    if style == "corner":
+def _drawn_corner(surplus: Size, seed: int, epoch: int, key: str) -> Size:
+    """Draw (left, top) of a crop, given by how much the picture exceeds it."""
+    if not any(surplus):
         return 0, 0
-    if style == "random" and any(surplus):
-        random = generator(seed, "crop", 0, key)
-        return int(random.integers(surplus[0] + 1)), int(random.integers(surplus[1] + 1))
-    return surplus[0] // 2, surplus[1] // 2
+    random = generator(seed, "crop", epoch, key)
+    return int(random.integers(surplus[0] + 1)), int(random.integers(surplus[1] + 1))
+
+
+def _corner_around(face: Box, source: Size, resize: Size, size: Size) -> Size:
+    """Return (left, top) of the crop of a resized picture whose centre is as near to that of the face as it can be."""
+
+    def start(axis: int) -> int:
+        centre = (face[axis] + face[axis + 2]) / 2 * resize[axis] / source[axis]
+        return max(0, min(math.floor(centre - size[axis] / 2 + 0.5), resize[axis] - size[axis]))
+
+    return start(0), start(1)
+
+
+def _window(corner: Size, size: Size) -> Box:
+    return corner[0], corner[1], corner[0] + size[0], corner[1] + size[1]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from tuner.data.sample import Geometry
@@ -65,19 +66,29 @@ def read_size(path: Path | str) -> tuple[int, int]:
 
 
 def load_pixels(path: Path | str, geometry: Geometry) -> Tensor:
-    """Read a picture as training sees it.
-
-    Orientation is applied, transparency is laid over white and every colour mode becomes RGB, before the picture
-    is resized (LANCZOS) and cropped. Of an animation the first frame counts.
+    """Read a picture as training sees it: `load_rgb`, as the codec takes it.
 
     Returns:
         float32 tensor of shape (3, H, W) in [-1, 1].
 
     Raises:
+        UnreadableImage: As `load_rgb`.
+    """
+    return to_pixels(load_rgb(path, geometry))
+
+
+def load_rgb(path: Path | str, geometry: Geometry) -> NDArray[np.uint8]:
+    """Read, resize and crop a picture; needs no torch, so that a small process can do it.
+
+    Orientation is applied, transparency is laid over white and every colour mode becomes RGB, before the picture
+    is resized (LANCZOS) and cropped. Of an animation the first frame counts.
+
+    Returns:
+        Array of shape (H, W, 3).
+
+    Raises:
         UnreadableImage: As `read_size`, or the pixels are cut off, damaged or of a kind that has no RGB meaning.
     """
-    import torch
-
     with _explained(path), Image.open(path, formats=_FORMATS) as image:
         orientation = _orientation(image)
         image.load()
@@ -87,8 +98,15 @@ def load_pixels(path: Path | str, geometry: Geometry) -> Tensor:
     for size in filter(None, (geometry.downsample, geometry.resize)):
         if rgb.size != size:
             rgb = rgb.resize(size, Image.Resampling.LANCZOS)
-    pixels_HWC = np.array(rgb.crop(geometry.crop), dtype=np.float32)
-    return torch.from_numpy(pixels_HWC).permute(2, 0, 1).contiguous().div_(127.5).sub_(1.0)
+    return np.array(rgb.crop(geometry.crop), dtype=np.uint8)
+
+
+def to_pixels(rgb_HWC: NDArray[np.uint8]) -> Tensor:
+    """Return RGB bytes as a float32 tensor of shape (3, H, W) in [-1, 1]."""
+    import torch
+
+    pixels = torch.from_numpy(rgb_HWC).permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format)
+    return pixels.div_(127.5).sub_(1.0)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -108,8 +126,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise UnreadableImage("has floating-point pixels, whose range is unknown")
     if image.mode.startswith("I"):  # 16 bits of grey; Pillow's own conversion would clip them to 8
-        grey = np.asarray(image).astype(np.float64) / 257.0
-        return Image.fromarray(np.rint(grey.clip(0, 255)).astype(np.uint8)).convert("RGB")
+        grey = np.asarray(image)
+        shown = np.rint((grey / 257.0).clip(0, 255)).astype(np.uint8)
+        if isinstance(transparent := image.info.get("transparency"), int):
+            shown[grey == transparent] = 255
+        return Image.fromarray(shown).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))

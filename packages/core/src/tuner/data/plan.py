@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tuner.data.sample import Sample
 
 if TYPE_CHECKING:
-    from tuner.data.order import EpochOrder
+    from tuner.data.order import EpochOrder, Picks
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Bucket:
         aspect: width / height, rounded to aspect_bucket_rounding decimals.
         samples: The pictures, sorted by key.
         repeats: Extra passes over each picture per epoch.
+        batch_size: Samples in a micro-batch of its data set.
     """
 
     dataset: str
@@ -34,6 +35,7 @@ class Bucket:
     aspect: float
     samples: tuple[Sample, ...]
     repeats: int
+    batch_size: int
 
     @property
     def id(self) -> str:
@@ -45,9 +47,9 @@ class Bucket:
         """How many samples the bucket gives in an epoch, repeats included."""
         return len(self.samples) * (self.repeats + 1)
 
-    def batches(self, batch_size: int) -> int:
+    def batches(self) -> int:
         """How many batches the bucket gives in an epoch; the last may be short."""
-        return -(-self.draws // batch_size)
+        return -(-self.draws // self.batch_size)
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,14 @@ class Unused:
         key: "dataset_id/relative/path.png".
         reason: Why; equal for all pictures with the same fault.
         remedy: What to do about it.
+        asked: Whether a setting asked for it, such as minimum_image_size.
     """
 
     dataset: str
     key: str
     reason: str
     remedy: str
+    asked: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,8 +100,10 @@ class Plan:
         buckets: By data set in the order of the file, then by size.
         unused: What was left out and why.
         totals: One entry per data set.
-        batch_size: Samples in a micro-batch.
+        batch_size: Samples in a micro-batch of data sets that give no number of their own.
         accumulation: Micro-batches in an optimizer step.
+        weights: (data set, share of the micro-batches) where data sets are drawn from by weight; nothing where an
+            epoch takes every batch exactly once.
     """
 
     buckets: tuple[Bucket, ...]
@@ -105,8 +111,11 @@ class Plan:
     totals: tuple[DatasetTotals, ...]
     batch_size: int
     accumulation: int = 1
-    orders: dict[tuple[int, int], EpochOrder] = field(default_factory=dict, compare=False, repr=False)
-    """(seed, epoch) -> order, a memo of `tuner.data.order`."""
+    weights: tuple[tuple[str, float], ...] = ()
+    orders: dict[tuple[int, int, str], EpochOrder] = field(default_factory=dict, compare=False, repr=False)
+    """(seed, epoch, data set or nothing) -> order, a memo of `tuner.data.order`."""
+    picks: dict[int, list[Picks]] = field(default_factory=dict, compare=False, repr=False)
+    """Seed -> picks of data sets from the first one on, a memo of `tuner.data.order`."""
 
     def fingerprint(self) -> str:
         """Return a hash of all that decides which batches a run sees (32 hexadecimal digits).
@@ -114,9 +123,11 @@ class Plan:
         Two plans of equal fingerprint give the same batches for the same seed. Folders and the content of files
         play no part, so a data set may be moved between stopping and resuming a run.
         """
-        digest = hashlib.blake2b(str(self.batch_size).encode(), digest_size=16)
+        digest = hashlib.blake2b(digest_size=16)
+        if self.weights:
+            digest.update(_line(["weights", self.weights]))
         for bucket in self.buckets:
-            digest.update(_line([bucket.id, bucket.repeats]))
+            digest.update(_line([bucket.id, bucket.repeats, bucket.batch_size]))
             for sample in bucket.samples:
                 shape, masked = sample.geometry, ["masked"] if sample.mask else []
                 values = [sample.key, sample.captions, shape.resize, shape.crop, shape.downsample, *masked]

@@ -9,32 +9,42 @@ from typing import Any
 from tuner.data.order import batches_per_epoch, steps_per_epoch
 from tuner.data.plan import Bucket, Plan, Unused
 
-_COLUMNS = ("data set", "bucket", "aspect", "images", "repeats", "samples", "batches")
+_COLUMNS = ("data set", "bucket", "aspect", "images", "repeats", "samples", "batch", "batches")
 _NAMES_SHOWN = 3
 
 
 def format_plan(plan: Plan) -> str:
     """Return the plan as aligned plain text: buckets, totals, and what is not used and why."""
-    rows = [_row(bucket, plan.batch_size) for bucket in plan.buckets]
+    text = format_buckets(plan)
+    if not plan.unused:
+        return text
+    return "\n".join([text, "", f"not used: {counted(len(plan.unused), 'image')}", *format_unused(plan.unused)])
+
+
+def format_buckets(plan: Plan) -> str:
+    """Return what is trained on as aligned plain text: buckets and totals."""
+    rows = [_row(bucket) for bucket in plan.buckets]
     lines = [*_table([_COLUMNS, *rows]), "", *_totals(plan)]
     for total in plan.totals:
         if total.other_files:
             lines.append(f"{total.dataset}: files that are no pictures: {total.describe_others()}")
-    if plan.unused:
-        lines += ["", f"not used: {_count(len(plan.unused), 'image')}", *format_unused(plan.unused)]
     return "\n".join(lines)
 
 
 def format_unused(unused: Iterable[Unused]) -> list[str]:
     """Return lines that tell, reason by reason, how many pictures are not used, the first of them, and the remedy."""
+    lines = []
+    for (dataset, reason, remedy), keys in group_unused(unused).items():
+        lines += [f"  - {dataset}: {counted(len(keys), 'image')}: {reason} ({shortened(keys)})", f"    -> {remedy}"]
+    return lines
+
+
+def group_unused(unused: Iterable[Unused]) -> dict[tuple[str, str, str], list[str]]:
+    """Return (data set, reason, remedy) -> keys of the pictures, in the order in which they come."""
     groups: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     for item in unused:
         groups[item.dataset, item.reason, item.remedy].append(item.key)
-    lines = []
-    for (dataset, reason, remedy), keys in groups.items():
-        names = ", ".join(keys[:_NAMES_SHOWN]) + (", ..." if len(keys) > _NAMES_SHOWN else "")
-        lines += [f"  - {dataset}: {_count(len(keys), 'image')}: {reason} ({names})", f"    -> {remedy}"]
-    return lines
+    return groups
 
 
 def plan_as_json(plan: Plan) -> dict[str, Any]:
@@ -54,7 +64,8 @@ def plan_as_json(plan: Plan) -> dict[str, Any]:
                 "images": len(bucket.samples),
                 "repeats": bucket.repeats,
                 "samples": bucket.draws,
-                "batches": bucket.batches(plan.batch_size),
+                "train_batch_size": bucket.batch_size,
+                "batches": bucket.batches(),
             }
             for bucket in plan.buckets
         ],
@@ -66,9 +77,9 @@ def plan_as_json(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _row(bucket: Bucket, batch_size: int) -> tuple[str, ...]:
+def _row(bucket: Bucket) -> tuple[str, ...]:
     size = f"{bucket.size[0]}x{bucket.size[1]}"
-    counts = (len(bucket.samples), bucket.repeats, bucket.draws, bucket.batches(batch_size))
+    counts = (len(bucket.samples), bucket.repeats, bucket.draws, bucket.batch_size, bucket.batches())
     return (bucket.dataset, size, f"{bucket.aspect:g}", *(str(count) for count in counts))
 
 
@@ -82,13 +93,23 @@ def _totals(plan: Plan) -> list[str]:
     images = sum(len(bucket.samples) for bucket in plan.buckets)
     samples = sum(bucket.draws for bucket in plan.buckets)
     counts = [
-        _count(images, "image"),
-        f"{_count(samples, 'sample')} per epoch",
-        f"{_count(batches_per_epoch(plan), 'batch', 'batches')} of {plan.batch_size}",
-        f"{_count(steps_per_epoch(plan), 'optimizer step')} of {_count(plan.accumulation, 'batch', 'batches')}",
+        counted(images, "image"),
+        f"{counted(samples, 'sample')} per epoch",
+        f"{counted(batches_per_epoch(plan), 'batch', 'batches')} of {_batch_sizes(plan)}",
+        f"{counted(steps_per_epoch(plan), 'optimizer step')} of {counted(plan.accumulation, 'batch', 'batches')}",
     ]
     return ["total: " + ", ".join(counts)]
 
 
-def _count(number: int, singular: str, plural: str = "") -> str:
+def _batch_sizes(plan: Plan) -> str:
+    return " or ".join(str(size) for size in sorted({bucket.batch_size for bucket in plan.buckets}))
+
+
+def shortened(names: Sequence[str]) -> str:
+    """Return the first names, separated by commas, and dots if there are more."""
+    return ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")
+
+
+def counted(number: int, singular: str, plural: str = "") -> str:
+    """Return "1 image", "2 images"."""
     return f"{number} {singular if number == 1 else plural or singular + 's'}"

@@ -27,14 +27,14 @@ class Geometry:
         return right - left, bottom - top
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
-    """One picture of one data set.
+    """One picture of one data set. Plans hold one for every picture, so it is kept small.
 
     Attributes:
         key: "dataset_id/relative/path.png": names the sample in draws, logs and errors.
         dataset: Id of the data set.
-        path: The file.
+        file: The file's path.
         captions: Captions to draw from, at least one.
         geometry: How the picture is resized and cropped.
         mask: The picture's mask, treated with the same geometry, or None.
@@ -42,7 +42,12 @@ class Sample:
 
     key: str
     dataset: str
-    path: Path
+    file: str
     captions: tuple[str, ...]
     geometry: Geometry
     mask: Path | None = None
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return Path(self.file)

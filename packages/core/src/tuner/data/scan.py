@@ -60,47 +60,53 @@ def list_images(folder: Path) -> Listing:
     images: list[Found] = []
     other: Counter[str] = Counter()
     unreadable: dict[str, str] = {}
-    for entry, relative, suffix in _walk(absolute(folder), unreadable):
-        if suffix not in IMAGE_SUFFIXES:
-            other[suffix] += 1
-            continue
-        try:
-            relative.encode()
-            status = entry.stat()
-        except UnicodeEncodeError:
-            unreadable[relative.encode(errors="backslashreplace").decode()] = "has a name that is not valid UTF-8"
-        except OSError as error:
-            unreadable[relative] = f"cannot be opened: {error.strerror}"
-        else:
-            images.append(Found(relative, entry.path, status.st_size, status.st_mtime_ns))
+    for prefix, files in _walk(absolute(folder), unreadable):
+        for entry in files:
+            name = entry.name
+            dot = name.rfind(".")
+            suffix = name[dot:].lower() if dot > 0 else ""
+            if suffix not in IMAGE_SUFFIXES:
+                other[suffix] += 1
+                continue
+            relative = prefix + name
+            try:
+                relative.encode()
+                status = entry.stat()
+            except UnicodeEncodeError:
+                unreadable[relative.encode(errors="backslashreplace").decode()] = "has a name that is not valid UTF-8"
+            except OSError as error:
+                unreadable[relative] = f"cannot be opened: {error.strerror}"
+            else:
+                images.append(Found(relative, entry.path, status.st_size, status.st_mtime_ns))
     images.sort(key=attrgetter("relative"))
     return Listing(tuple(images), dict(sorted(other.items())), dict(sorted(unreadable.items())))
 
 
-def _walk(root: str, unreadable: dict[str, str]) -> Iterator[tuple[os.DirEntry[str], str, str]]:
-    """Yield (entry, relative path, suffix in lower case) of every file that is not hidden."""
+def _walk(root: str, unreadable: dict[str, str]) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
+    """Yield (relative path of a folder, with a slash at its end; its files) without what is hidden."""
     pending = [(root, "")]
     entered = {_identity(root)}
     while pending:
         folder, prefix = pending.pop()
         try:
             with os.scandir(folder) as handle:
-                entries = list(handle)
+                entries = [entry for entry in handle if not entry.name.startswith(".")]
         except OSError as error:
             if not prefix:
                 raise
             unreadable[prefix] = f"cannot be listed: {error.strerror}"
             continue
-        folders = []
+        files: list[os.DirEntry[str]] = []
+        folders: list[str] = []
         for entry in entries:
-            name = entry.name
-            if name.startswith("."):
-                continue
-            if entry.is_dir():
-                folders.append(name)
-            else:
-                dot = name.rfind(".")
-                yield entry, prefix + name, name[dot:].lower() if dot > 0 else ""
+            try:
+                if entry.is_dir():
+                    folders.append(entry.name)
+                else:
+                    files.append(entry)
+            except OSError as error:  # a link that leads in a circle, or where nobody may look
+                unreadable[f"{prefix}{entry.name}"] = f"cannot be opened: {error.strerror}"
+        yield prefix, files
         for name in sorted(folders):  # sorted, so that it is always the same link that wins
             path = os.path.join(folder, name)  # noqa: PTH118
             identity = _identity(path)

@@ -70,9 +70,18 @@ def load_tokenizer(request: ComponentRequest, subfolder: str = "tokenizer") -> A
     Raises:
         ModelFolderError: The sub-folder is missing or cannot be read.
     """
+    return open_tokenizer(request.path_of(subfolder))
+
+
+def open_tokenizer(folder: Path) -> Any:
+    """Load the transformers tokenizer in `folder`, of whatever class its own configuration names.
+
+    Raises:
+        ModelFolderError: The folder is missing or cannot be read.
+    """
     from transformers import AutoTokenizer
 
-    folder = _part_folder(request.path_of(subfolder), "tokenizer_config.json")
+    _part_folder(folder, "tokenizer_config.json")
     try:
         return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the readers raise whatever their formats raise

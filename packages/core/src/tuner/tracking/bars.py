@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import TextIO
 
 from tqdm import tqdm
@@ -74,6 +75,26 @@ class Progress:
         if self._done < self._total and left != float("inf"):
             parts.append(f"{tqdm.format_interval(left)} left")
         return ", ".join([*parts, note] if note else parts)
+
+
+class reporting:  # noqa: N801 - used like a function
+    """A progress bar that appears with the first report: `with reporting(...) as report: report(done, total)`."""
+
+    def __init__(self, description: str, unit: str) -> None:
+        self._description, self._unit = description, unit
+        self._progress: Progress | None = None
+
+    def __enter__(self) -> Callable[[int, int], None]:
+        return self._report
+
+    def __exit__(self, *exception: object) -> None:
+        if self._progress is not None:
+            self._progress.close()
+
+    def _report(self, done: int, total: int) -> None:
+        if self._progress is None:
+            self._progress = Progress(total, self._description, self._unit)
+        self._progress.advance_to(done)
 
 
 def hide_library_bars() -> None:

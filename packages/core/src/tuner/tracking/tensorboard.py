@@ -20,7 +20,7 @@ def create(config: RunConfig) -> TensorBoard | None:
     Raises:
         TunerError: TensorBoard is asked for and not installed.
     """
-    if config.tracking.report_to != "tensorboard":
+    if config.tracking.report_to not in ("tensorboard", "all"):
         return None
     try:
         from torch.utils.tensorboard import SummaryWriter

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tuner.caching.conditionings import collate
 from tuner.config.scheduled_sampling import ScheduledSamplingConfig
-from tuner.data.order import Draw, batches_per_epoch, micro_batch
+from tuner.data.order import Draw, micro_batch
 from tuner.data.plan import Plan
 from tuner.data.sample import Sample
 from tuner.flow import SigmaSchedule, mix, velocity_target
@@ -94,6 +94,8 @@ class BatchSource:
         read_conditioning: (prompt, role) -> its conditioning, one row without batch dimension.
         conditioning_padding: Fills the end of shorter conditionings, see `FamilyFacts`.
         read_mask: Sample that has a mask -> the mask of its latent, without batch dimension.
+        in_epoch: (sample, epoch) -> the sample as it is cropped in that epoch, its latent at hand; None where no crop
+            changes.
         regularisation: Ids of the data sets whose target is the base model's own prediction.
         scheduled_sampling: When samples are rolled out, and how far.
         pin: Whether an accelerator trains: host memory is then pinned for faster copies, and each step is made in a
@@ -110,6 +112,7 @@ class BatchSource:
     read_conditioning: Callable[[str, Role], Conditioning]
     conditioning_padding: Mapping[str, float] = field(default_factory=dict)
     read_mask: Callable[[Sample], Tensor] | None = None
+    in_epoch: Callable[[Sample, int], Sample] | None = None
     regularisation: frozenset[str] = frozenset()
     scheduled_sampling: ScheduledSamplingConfig = ScheduledSamplingConfig()  # noqa: RUF009 - it is frozen
     pin: bool = False
@@ -118,7 +121,7 @@ class BatchSource:
     def step(self, step: int) -> list[DrawnBatch]:
         """Make the micro-batches of optimizer step `step`, counted from 0."""
         indices = range(step * self.accumulation, (step + 1) * self.accumulation)
-        return [self._draw(step, index, micro_batch(self.plan, self.seed, index)) for index in indices]
+        return [self._draw(step, micro_batch(self.plan, self.seed, index)) for index in indices]
 
     def steps(self, first: int, last: int) -> Iterator[list[DrawnBatch]]:
         """Make steps `first` to `last - 1`, each one when it is asked for or, for an accelerator, one step ahead."""
@@ -134,10 +137,10 @@ class BatchSource:
                 yield ready
             yield upcoming.result()
 
-    def _draw(self, step: int, index: int, draws: Sequence[Draw]) -> DrawnBatch:
-        # The same picture can come twice in one step, where the step spans an epoch's end.
-        epoch = index // batches_per_epoch(self.plan)
-        keys = [f"{epoch}/{draw.key}" for draw in draws]
+    def _draw(self, step: int, draws: Sequence[Draw]) -> DrawnBatch:
+        if self.in_epoch is not None:
+            draws = [replace(draw, sample=self.in_epoch(draw.sample, draw.epoch)) for draw in draws]
+        keys = [draw.name for draw in draws]
         latents = torch.stack([self._latent(draw.sample) for draw in draws])
         height, width = latents.shape[-2:]
         tokens = (height // self.patch_size) * (width // self.patch_size)
@@ -157,7 +160,8 @@ class BatchSource:
         return _pinned(drawn) if self.pin else drawn
 
     def _latent(self, sample: Sample) -> Tensor:
-        return self._rows.get(sample.key, lambda: {"latent": self.read_latent(sample).float()})["latent"]
+        key = (sample.key, sample.geometry.crop)
+        return self._rows.get(key, lambda: {"latent": self.read_latent(sample).float()})["latent"]
 
     def _masks(self, draws: Sequence[Draw]) -> Tensor | None:
         """A micro-batch is of one data set, which has a mask for every picture or none at all."""
@@ -166,7 +170,7 @@ class BatchSource:
         return torch.stack([self._mask(draw.sample, self.read_mask) for draw in draws])
 
     def _mask(self, sample: Sample, read: Callable[[Sample], Tensor]) -> Tensor:
-        return self._rows.get(("mask", sample.key), lambda: {"mask": read(sample)})["mask"]
+        return self._rows.get(("mask", sample.key, sample.geometry.crop), lambda: {"mask": read(sample)})["mask"]
 
     def _rollout(self, step: int, keys: Sequence[str]) -> Tensor | None:
         chance = self.scheduled_sampling.probability(step)

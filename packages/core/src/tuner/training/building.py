@@ -18,8 +18,12 @@ from tuner.training.session import Session
 from tuner.types import FamilyFacts
 
 
-def build_learner(session: Session) -> Learner:
+def build_learner(session: Session, *, fresh: bool) -> Learner:
     """Load the denoiser, put the adapter in, and make optimizer and moving average.
+
+    Args:
+        session: The run's surroundings.
+        fresh: Whether the run starts here instead of from a checkpoint.
 
     Raises:
         TunerError: The settings do not fit the model.
@@ -36,6 +40,7 @@ def build_learner(session: Session) -> Learner:
         denoiser=denoiser,
         dtype=session.dtype,
         seed=session.seed,
+        fresh=fresh,
     )
     if config.optimisation.gradient_checkpointing:
         _enable_checkpointing(denoiser, session.facts)
@@ -66,6 +71,7 @@ def build_source(session: Session, learner: Learner, data: PreparedData) -> Batc
         read_conditioning=data.conditionings.read,
         conditioning_padding=session.facts.conditioning_padding,
         read_mask=data.masks.read,
+        in_epoch=data.in_epoch if data.latents.redraws else None,
         regularisation=frozenset(entry.id for entry in session.config.datasets if entry.is_regularisation_data),
         scheduled_sampling=session.config.scheduled_sampling,
         pin=session.device.type == "cuda",

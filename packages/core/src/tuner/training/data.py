@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-
-from torch import Tensor
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from tuner.caching.conditionings import ConditioningCache
-from tuner.caching.fingerprints import weights_fingerprint
-from tuner.caching.latents import LatentCache
 from tuner.caching.masks import MaskCache
-from tuner.caching.store import ShardStore
 from tuner.config import RunConfig
 from tuner.data.build import build_plan
-from tuner.data.images import load_pixels
 from tuner.data.index import FileIndex
 from tuner.data.masks import load_mask
+from tuner.data.order import epoch_at, sampling_weights
 from tuner.data.plan import Plan
 from tuner.data.report import format_plan
 from tuner.data.sample import Sample
-from tuner.tracking.bars import Progress
+from tuner.tracking.bars import reporting
+from tuner.training.caches import conditioning_cache, mask_cache
+from tuner.training.fetching import pictures_at_hand
+from tuner.training.latents import LatentSource
 from tuner.training.session import Session, release_memory
-from tuner.training.sources import ModelSource, denoiser_config, fetch_parts
-from tuner.types import Conditioning, FamilyFacts, LatentCodec, Part, Role
+from tuner.training.sources import ModelSource, denoiser_config
+from tuner.types import Conditioning, FamilyFacts, Role
 from tuner.validation.pictures import picture_prompts
 
 logger = logging.getLogger(__name__)
@@ -37,8 +35,16 @@ class PreparedData:
 
     plan: Plan
     masks: MaskCache
-    latents: LatentCaches
+    latents: LatentSource
     conditionings: ConditioningCache
+
+    def in_epoch(self, sample: Sample, epoch: int) -> Sample:
+        """Return a sample as it is cropped in an epoch, its latent and its mask at hand."""
+        turned = self.latents.in_epoch(sample, epoch)
+        if turned.mask is not None and self.masks.key_of(turned) not in self.masks.store:
+            samples = self.latents.samples_in(sample.dataset, epoch)
+            self.masks.fill(samples, load_mask=load_mask, write_batch_size=len(samples))
+        return turned
 
 
 def plan_data(
@@ -63,26 +69,57 @@ def plan_data(
     Raises:
         DatasetError: A data set has nothing to train on.
     """
-    return build_plan(
+    plan = build_plan(
         config.datasets,
         batch_size=config.optimisation.train_batch_size,
         accumulation=config.optimisation.gradient_accumulation_steps,
         alignment=facts.pixel_alignment,
         aspect_rounding=config.data.aspect_bucket_rounding,
         keep_small_buckets=config.data.disable_bucket_pruning,
+        oversubscribe=config.data.allow_dataset_oversubscription,
         seed=seed,
         index=index,
         canvas_limit=facts.canvas_limit,
         side_limit=side_limit,
         stride=facts.latent_stride * facts.patch_size,
         excluded=excluded or {},
-        mask_folders={
-            dataset.id: mask.instance_data_dir
-            for dataset in config.datasets
-            for mask in config.masks
-            if mask.id == dataset.conditioning_data
-        },
+        mask_folders=mask_folders(config),
     )
+    weights = sampling_weights(
+        {dataset.id: dataset.probability for dataset in config.datasets},
+        plan.buckets,
+        by_size=config.data.data_backend_sampling == "auto-weighting",
+    )
+    return replace(plan, weights=weights)
+
+
+def plan_evaluation(
+    config: RunConfig, facts: FamilyFacts, seed: int, index: FileIndex, *, side_limit: int | None = None
+) -> Plan:
+    """Plan the data sets that are evaluated with: picture by picture, each bucket however small.
+
+    Raises:
+        DatasetError: A data set has nothing to evaluate with.
+    """
+    one_by_one = {"train_batch_size": 1, "gradient_accumulation_steps": 1}
+    evaluated = config.model_copy(
+        update={
+            "datasets": tuple(entry.model_copy(update={"train_batch_size": None}) for entry in config.eval_datasets),
+            "optimisation": config.optimisation.model_copy(update=one_by_one),
+            "data": config.data.model_copy(update={"disable_bucket_pruning": True}),
+        }
+    )
+    return plan_data(evaluated, facts, seed, index, side_limit=side_limit)
+
+
+def mask_folders(config: RunConfig) -> dict[str, Path]:
+    """Return data set -> folder of its masks."""
+    return {
+        dataset.id: mask.instance_data_dir
+        for dataset in config.datasets
+        for mask in config.masks
+        if mask.id == dataset.conditioning_data
+    }
 
 
 def side_limit(source: ModelSource, facts: FamilyFacts, download: bool = True) -> int | None:
@@ -101,78 +138,36 @@ def open_index(config: RunConfig) -> FileIndex:
     return FileIndex(config.caching.cache_dir)
 
 
-class LatentCaches:
-    """The latents of all data sets, each in the folder that its entry names."""
-
-    def __init__(self, caches: Mapping[str, LatentCache]) -> None:
-        self._caches = caches
-
-    def read(self, sample: Sample) -> Tensor:
-        """Return the latent of a sample, without batch dimension."""
-        return self._caches[sample.dataset].read(sample)
-
-
-def prepare_data(session: Session) -> PreparedData:
+def prepare_data(session: Session, first_step: int = 0) -> PreparedData:
     """Plan the data and fill the caches; encoders are loaded only for what is missing, and released again.
+
+    Args:
+        session: The run's surroundings.
+        first_step: Optimizer steps taken before, which decide on the crops of data sets that change theirs.
 
     Raises:
         DatasetError: A data set has nothing to train on.
         CacheError: A cache cannot be written.
         NonFiniteError: An encoder gave NaN or infinite values.
     """
-    config, facts = session.config, session.facts
+    facts = session.facts
+    at_hand = pictures_at_hand(session.config, fetch=True)
+    config = at_hand.config
     index = open_index(config)
     longest = side_limit(session.source, facts)
     plan = plan_data(config, facts, session.seed, index, side_limit=longest)
-    masks = MaskCache(ShardStore(config.caching.cache_dir / "masks"), index.content_hash, facts.latent_stride)
-    latents, unreadable = _fill_latents(session, plan, index)
+    masks = mask_cache(session, index)
+    latents = LatentSource(session, config.datasets, index)
+    latents.use(plan)
+    first = first_step * plan.accumulation
+    unreadable = latents.fill({item.id: epoch_at(plan, session.seed, first, item.id) for item in config.datasets})
     unreadable |= _fill_masks(config, plan, masks)
     if unreadable:
         plan = plan_data(config, facts, session.seed, index, side_limit=longest, excluded=unreadable)
-    logger.info("%s", format_plan(plan))
+        latents.use(plan)
+    logger.info("%s", format_plan(replace(plan, unused=(*at_hand.unused, *plan.unused))))
     conditionings = _fill_conditionings(session, plan)
     return PreparedData(plan, masks, latents, conditionings)
-
-
-def _fill_latents(session: Session, plan: Plan, index: FileIndex) -> tuple[LatentCaches, dict[str, str]]:
-    config, facts = session.config, session.facts
-    fingerprint = _fingerprint(session, "codec")
-    caches: dict[str, LatentCache] = {}
-    unreadable: dict[str, str] = {}
-    opened: list[LatentCodec] = []
-
-    def open_codec() -> LatentCodec:
-        if not opened:
-            codec = session.load("codec").codec
-            assert codec is not None  # asked for, so the contract promises it
-            opened.append(codec)
-        return opened[0]
-
-    for dataset in config.datasets:
-        cache = LatentCache(
-            ShardStore(dataset.cache_dir_vae or config.caching.cache_dir / "latents"),
-            content_hash=index.content_hash,
-            family_name=facts.name,
-            vae_fingerprint=fingerprint,
-            dtype=session.codec_dtype,
-            codec_version=facts.codec_version,
-        )
-        samples = [sample for bucket in plan.buckets if bucket.dataset == dataset.id for sample in bucket.samples]
-        with _bar(f"latents of {dataset.id}", "picture") as progress:
-            report = cache.fill(
-                samples,
-                load_pixels=load_pixels,
-                open_codec=open_codec,
-                batch_size=config.caching.vae_batch_size,
-                write_batch_size=config.caching.write_batch_size,
-                progress=progress,
-            )
-        logger.info("latents of %s: %d encoded, %d found in the cache", dataset.id, report.encoded, report.reused)
-        unreadable.update(report.unreadable)
-        caches[dataset.id] = cache
-    opened.clear()
-    release_memory()
-    return LatentCaches(caches), unreadable
 
 
 def _fill_masks(config: RunConfig, plan: Plan, cache: MaskCache) -> Mapping[str, str]:
@@ -186,21 +181,13 @@ def _fill_masks(config: RunConfig, plan: Plan, cache: MaskCache) -> Mapping[str,
 
 def _fill_conditionings(session: Session, plan: Plan) -> ConditioningCache:
     config = session.config
-    entry, read = config.text_cache, session.facts.text_options
-    cache = ConditioningCache(
-        ShardStore(entry.cache_dir if entry and entry.cache_dir else config.caching.cache_dir / "text"),
-        family_name=session.facts.name,
-        # Prompts are prepared by these libraries, so another version of theirs may mean another conditioning.
-        encoder_fingerprint=f"{_fingerprint(session, 'text_encoders')} {_versions('diffusers', 'transformers')}",
-        dtype=session.dtype,
-        options_json=config.family.model_dump_json(include=None if read is None else set(read)),
-    )
+    entry, cache = config.text_cache, conditioning_cache(session)
 
     def open_encoder() -> Callable[[Sequence[str], Role], Conditioning]:
         components = session.load("text_encoders")
         return lambda prompts, role: session.hook.encode_prompt(components=components, prompts=prompts, role=role)
 
-    with _bar("conditionings", "prompt") as progress:
+    with reporting("conditionings", "prompt") as progress:
         report = cache.fill(
             dict.fromkeys(needed_prompts(config, plan)),
             open_encoder=open_encoder,
@@ -225,34 +212,3 @@ def needed_prompts(config: RunConfig, plan: Plan) -> Iterable[tuple[str, Role]]:
         for sample in bucket.samples:
             for caption in sample.captions:
                 yield caption, "caption"
-
-
-def _versions(*packages: str) -> str:
-    return " ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
-
-
-def _fingerprint(session: Session, part: Part) -> str:
-    folders = fetch_parts(session.source, [part], session.facts)
-    memo = session.config.caching.cache_dir / "fingerprints.json"
-    names = session.facts.part_folders[part]
-    return " ".join(weights_fingerprint(folders.path_of(name), ["."], memo) for name in names)
-
-
-class _bar:  # noqa: N801 - used like a function
-    """A progress bar that appears with the first report."""
-
-    def __init__(self, description: str, unit: str) -> None:
-        self._description, self._unit = description, unit
-        self._progress: Progress | None = None
-
-    def __enter__(self) -> Callable[[int, int], None]:
-        return self._report
-
-    def __exit__(self, *exception: object) -> None:
-        if self._progress is not None:
-            self._progress.close()
-
-    def _report(self, done: int, total: int) -> None:
-        if self._progress is None:
-            self._progress = Progress(total, self._description, self._unit)
-        self._progress.advance_to(done)

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
+from collections.abc import Collection
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import tuner
+from tuner.caching.files import write_aside
+from tuner.config.loading import LoadedConfig
+from tuner.config.receipt import scrubbed, settings_receipt
 from tuner.config.run import RunConfig
 from tuner.data.plan import Plan
 from tuner.errors import CheckpointError
 from tuner.training.session import Session
 
 logger = logging.getLogger(__name__)
+
+RECEIPT = "settings_receipt.json"
+"""File of the settings receipt in the output folder."""
 
 
 def run_identity(session: Session, plan: Plan) -> dict[str, str]:
@@ -31,6 +41,11 @@ def run_identity(session: Session, plan: Plan) -> dict[str, str]:
 
 _MENDABLE = {"batch", "data"}
 """Differences after which training can go on, though not as the same run."""
+
+
+def allows_changes(config: RunConfig) -> bool:
+    """Whether somebody says that a run may go on with other data or batches than it began with."""
+    return config.model.i_know_what_i_am_doing or os.environ.get("SIMPLETUNER_ALLOW_MODIFYING_BSZ") == "1"
 
 
 def check_identity(saved: dict[str, str], current: dict[str, str], allow: bool) -> None:
@@ -53,9 +68,9 @@ def check_identity(saved: dict[str, str], current: dict[str, str], allow: bool) 
         logger.warning("%s; going on, as i_know_what_i_am_doing says", change)
 
 
-def scrubbed_settings(config: RunConfig) -> dict[str, Any]:
-    """Return the settings as they are recorded: paths reduced to their last part."""
-    flat = config.flat()
+def scrubbed_settings(config: RunConfig, secrets: Collection[str] = ()) -> dict[str, Any]:
+    """Return the settings as they are recorded: without secrets, paths reduced to their last part."""
+    flat = {key: scrubbed(key, value, secrets) for key, value in config.flat().items()}
     folders = {key for key, value in flat.items() if isinstance(value, str) and ("/" in value or "\\" in value)}
     return {key: Path(value).name if key in folders else value for key, value in flat.items()}
 
@@ -72,3 +87,10 @@ def export_metadata(session: Session, step: int, data_fingerprint: str) -> dict[
         "seed": str(session.seed),
         "data_fingerprint": data_fingerprint,
     }
+
+
+def write_receipt(loaded: LoadedConfig, folder: Path) -> None:
+    """Write `settings_receipt.json`: every setting with value and origin, and why some are not read; no secrets."""
+    rows = settings_receipt(loaded.config, loaded.given, loaded.family.facts, loaded.unread, loaded.secrets)
+    text = json.dumps([asdict(row) for row in rows], indent=2, default=str)
+    write_aside(folder / RECEIPT, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))

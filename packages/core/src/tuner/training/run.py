@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import tuner
+from tuner.adapters.initial import check_initial_adapter
 from tuner.config.loading import LoadedConfig
 from tuner.config.run import RunConfig
 from tuner.data.order import steps_per_epoch
@@ -23,7 +24,14 @@ from tuner.training.checkpoint import (
 )
 from tuner.training.data import PreparedData, prepare_data
 from tuner.training.export import export_result
-from tuner.training.identity import check_identity, export_metadata, run_identity, scrubbed_settings
+from tuner.training.identity import (
+    allows_changes,
+    check_identity,
+    export_metadata,
+    run_identity,
+    scrubbed_settings,
+    write_receipt,
+)
 from tuner.training.interruption import StopRequest, alone_in
 from tuner.training.loop import Learner, Loop, has_dropout
 from tuner.training.persistence import load_learner, save_learner
@@ -59,7 +67,9 @@ def train(loaded: LoadedConfig) -> TrainResult:
     output_dir.mkdir(parents=True, exist_ok=True)
     with alone_in(output_dir), StopRequest() as stop:
         remove_leftovers(output_dir)
-        return prepare_run(loaded, stop).train()
+        run = prepare_run(loaded, stop)
+        write_receipt(loaded, output_dir)
+        return run.train()
 
 
 def prepare_run(loaded: LoadedConfig, stop: StopRequest) -> Run:
@@ -71,14 +81,17 @@ def prepare_run(loaded: LoadedConfig, stop: StopRequest) -> Run:
     config = loaded.config
     checkpoint = find_checkpoint(config.model.output_dir, config.checkpoints)
     state = read_checkpoint(checkpoint) if checkpoint else None
+    if checkpoint is None and config.model.model_type == "lora":
+        check_initial_adapter(config.adapter, config.lycoris)
     session = open_session(loaded)
     if state is not None:
         session = replace(session, seed=state["seed"])
-    data = prepare_data(session)
+    first = state["step"] if state else 0
+    data = prepare_data(session, first)
     identity = run_identity(session, data.plan)
     if state is not None:
-        check_identity(state["identity"], identity, config.model.i_know_what_i_am_doing)
-    learner = build_learner(session)
+        check_identity(state["identity"], identity, allows_changes(config))
+    learner = build_learner(session, fresh=checkpoint is None)
     logger.info("training %s", learner.trainable.description())
     if checkpoint is not None:
         load_learner(learner, checkpoint)
@@ -86,7 +99,6 @@ def prepare_run(loaded: LoadedConfig, stop: StopRequest) -> Run:
     elif not config.checkpoints.wants_fresh_start():
         logger.info("no checkpoint in %s: starting from step 0", config.model.output_dir)
     source = build_source(session, learner, data)
-    first = state["step"] if state else 0
     return Run(session, stop, data, learner, source, identity, first, total_steps(config, data.plan))
 
 
@@ -153,6 +165,7 @@ class Run:
             outcome = "interrupted"
             raise
         finally:
+            self.data.latents.close()
             hook.run_ended(event=RunEnded(step, outcome, exported))
         return TrainResult(step, outcome == "interrupted", exported)
 
@@ -199,7 +212,7 @@ class Run:
         state = {
             "seed": self.session.seed,
             "identity": self.identity,
-            "settings": scrubbed_settings(self._config),
+            "settings": scrubbed_settings(self._config, self.session.loaded.secrets),
             "version": tuner.__version__,
         }
         metadata = self._metadata(step)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from tuner.caching.fingerprints import weights_fingerprint
 from tuner.config import RunConfig
 from tuner.config.loading import LoadedConfig
 from tuner.errors import TunerError
@@ -99,6 +100,18 @@ def open_session(loaded: LoadedConfig) -> Session:
             "    -> start it without a launcher, or with num_processes 1"
         )
     return Session(loaded, manager.hook, source, accelerator, _seed(loaded.config.model.seed))
+
+
+def fingerprint_of(session: Session, part: Part) -> str:
+    """Return a hash of the weights and configurations of a part of the base model; fetches them where they lack.
+
+    Raises:
+        TunerError: They are not there, or cannot be read or fetched.
+    """
+    folders = fetch_parts(session.source, [part], session.facts)
+    memo = session.config.caching.cache_dir / "fingerprints.json"
+    names = session.facts.part_folders[part]
+    return " ".join(weights_fingerprint(folders.path_of(name), ["."], memo) for name in names)
 
 
 def release_memory() -> None:

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tuner.config.dataset_file import is_folder
 from tuner.config.model import ModelConfig
 from tuner.errors import TunerError
 from tuner.types import FamilyFacts, Part
 
+_TOKENIZER = "tokenizer_config.json"
 _SAFE_FILES = (".json", ".safetensors", ".txt", ".model", ".jinja")
 _VARIANT = re.compile(r"\.(fp16|bf16)(?=[.-].*(safetensors|json)$)")
 
@@ -25,11 +27,13 @@ class ModelSource:
         name: Folder or repository, as it is shown and recorded.
         is_local: Whether it is a folder.
         revision: Revision of a repository.
+        download: Whether what is missing here may be downloaded.
     """
 
     name: str
     is_local: bool
     revision: str | None = None
+    download: bool = True
 
 
 def resolve_source(model: ModelConfig, facts: FamilyFacts) -> ModelSource:
@@ -41,8 +45,8 @@ def resolve_source(model: ModelConfig, facts: FamilyFacts) -> ModelSource:
     named = model.pretrained_model_name_or_path
     if named is None:
         return ModelSource(facts.flavours[model.model_flavour or facts.default_flavour].repo, False, model.revision)
-    path = Path(named).expanduser()
-    if path.is_dir():
+    if is_folder(named):
+        path = Path(named).expanduser()
         if not (path / "model_index.json").is_file():
             raise TunerError(
                 f"pretrained_model_name_or_path: {named} holds no model_index.json, so it is no diffusers checkpoint\n"
@@ -74,7 +78,7 @@ class ModelFolders:
 
 
 def fetch_parts(source: ModelSource, parts: Iterable[Part], facts: FamilyFacts) -> ModelFolders:
-    """Return local folders that hold `parts` of the model, downloading what is missing.
+    """Return local folders that hold `parts` of the model, downloading what is missing where the source allows it.
 
     Only JSON, tokenizer and safetensors files are fetched, and weights of one precision only.
 
@@ -87,7 +91,9 @@ def fetch_parts(source: ModelSource, parts: Iterable[Part], facts: FamilyFacts) 
     unknown = [folder for folder in missing if folder not in facts.borrowed_folders]
     if unknown:
         raise TunerError(f"{source.name} has no folder {', '.join(unknown)}, which {facts.title} needs")
-    return ModelFolders(root, {folder: _borrow(folder, facts.borrowed_folders[folder]) for folder in missing})
+    return ModelFolders(
+        root, {folder: _borrow(folder, facts.borrowed_folders[folder], source.download) for folder in missing}
+    )
 
 
 def denoiser_config(source: ModelSource, facts: FamilyFacts, download: bool = True) -> dict[str, Any] | None:
@@ -106,29 +112,55 @@ def denoiser_config(source: ModelSource, facts: FamilyFacts, download: bool = Tr
         raise TunerError(f"{path} cannot be read: {error}\n    -> check pretrained_model_name_or_path") from error
 
 
-def _config_from_hub(source: ModelSource, name: str, download: bool) -> Path | None:
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+def tokenizers_at_hand(source: ModelSource, facts: FamilyFacts) -> dict[str, Path]:
+    """Return the folders of the model's tokenizers, by sub-folder, as far as they are here; downloads nothing."""
+    found: dict[str, Path] = {}
+    for subfolder in facts.part_folders.get("text_encoders", ()):
+        if source.is_local:
+            places: list[Path | None] = [Path(source.name).expanduser() / subfolder / _TOKENIZER]
+        else:
+            places = [_from_hub_cache(source.name, f"{subfolder}/{_TOKENIZER}", source.revision)]
+        if repository := facts.borrowed_folders.get(subfolder):
+            places += [_from_hub_cache(repository, name) for name in (f"{subfolder}/{_TOKENIZER}", _TOKENIZER)]
+        here = [path for path in places if path and path.is_file()]
+        if here:
+            found[subfolder] = here[0].parent
+    return found
 
-    found = try_to_load_from_cache(source.name, name, revision=source.revision)
-    if isinstance(found, str):
-        return Path(found)
-    if not download:
-        return None
+
+def _from_hub_cache(repository: str, name: str, revision: str | None = None) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(repository, name, revision=revision)
+    return Path(found) if isinstance(found, str) else None
+
+
+def _config_from_hub(source: ModelSource, name: str, download: bool) -> Path | None:
+    from huggingface_hub import hf_hub_download
+
+    found = _from_hub_cache(source.name, name, source.revision)
+    if found or not download:
+        return found
     try:
         return Path(hf_hub_download(source.name, name, revision=source.revision))
     except Exception as error:  # the client raises its own, the transport's and the operating system's errors
         raise TunerError(_unreachable(source, error)) from error
 
 
-def _borrow(folder: str, repository: str) -> Path:
+def _borrow(folder: str, repository: str, download: bool) -> Path:
     """Return a sub-folder of another repository, or its root where it has no such sub-folder."""
-    root = _download(ModelSource(repository, False), [folder], or_root=True)
+    root = _download(ModelSource(repository, False, download=download), [folder], or_root=True)
     return root / folder if (root / folder).is_dir() else root
 
 
 def _download(source: ModelSource, folders: list[str], or_root: bool = False) -> Path:
     from huggingface_hub import HfApi, snapshot_download
 
+    if not source.download:
+        try:
+            return Path(snapshot_download(source.name, revision=source.revision, local_files_only=True))
+        except (OSError, ValueError) as error:  # the client's own errors are of these kinds
+            raise TunerError(f"{source.name} is not on this machine\n    -> `tuner cache` downloads it") from error
     try:
         files = HfApi().list_repo_files(source.name, revision=source.revision)
         wanted = ["model_index.json", *select_files(files, folders)]
@@ -152,10 +184,8 @@ def _unreachable(source: ModelSource, error: Exception) -> str:
 
 def _downloaded_before(source: ModelSource) -> Path | None:
     """Return the folder of an earlier download; every download begins with the file that is looked for."""
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(source.name, "model_index.json", revision=source.revision)
-    return Path(found).parent if isinstance(found, str) else None
+    found = _from_hub_cache(source.name, "model_index.json", source.revision)
+    return found.parent if found else None
 
 
 def select_files(files: Iterable[str], folders: Iterable[str]) -> list[str]:

@@ -16,6 +16,7 @@ from tuner.types import (
     Flavour,
     PartPolicy,
     Prediction,
+    PromptLimit,
     QuantisationPolicy,
     Role,
     Sampler,
@@ -45,7 +46,14 @@ def describe_family() -> FamilyFacts:
         licence="apache-2.0",
         class_aliases={"FeedForward": ("LuminaFeedForward",)},
         conditioning_masks={"prompt_embeds": "prompt_attention_mask"},
+        prompt_limits=prompt_limits,
     )
+
+
+def prompt_limits(options: Any) -> tuple[PromptLimit, ...]:
+    """Say how long a prompt may be: the system prompt before it takes its share of the tokens."""
+    system_prompt = _pipeline().system_prompt
+    return (PromptLimit("tokenizer", 256, text=lambda prompt: f"{system_prompt} <Prompt Start> {prompt}"),)
 
 
 @hookimpl

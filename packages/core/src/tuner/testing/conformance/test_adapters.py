@@ -13,14 +13,17 @@ from torch import Tensor, nn
 
 from tuner.adapters import load_exported
 from tuner.adapters.lycoris_layers import DEFAULT_CLASSES, select_layers
+from tuner.config.adapter import AdapterConfig
 from tuner.config.lycoris import LycorisPreset
 from tuner.errors import ConfigError
 from tuner.optim.state import optimizer_state
 from tuner.testing.family import FamilyUnderTest, relative_error
-from tuner.testing.learning import KINDS, SIGMAS, Kind, adapt, learner, train
+from tuner.testing.learning import KINDS, SIGMAS, Kind, adapt, learner, lokr, train
 from tuner.training.loop import Learner
 from tuner.training.persistence import load_learner, save_learner
 from tuner.types import Components
+
+ADAPTERS = [name for name, kind in KINDS.items() if kind.model_type == "lora"]
 
 
 @dataclass(frozen=True)
@@ -57,13 +60,48 @@ def trained(
     return Trained(kind, base, subject, checkpoint, subject.trainable.export(folder, {}))
 
 
-@pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind.model_type == "lora"])
+@pytest.mark.parametrize("name", ADAPTERS)
 def test_a_new_adapter_changes_nothing(family: FamilyUnderTest, name: str) -> None:
     """Training starts from the base model."""
     components = family.load("denoiser")
     expected = _velocity(family, components)
     adapt(family, components, KINDS[name])
     assert relative_error(_velocity(family, components), expected) <= 1e-6
+
+
+@pytest.mark.parametrize("use_scalar", [False, True])
+def test_a_lokr_that_starts_from_noise(family: FamilyUnderTest, use_scalar: bool) -> None:
+    """Each layer starts from ones and from noise like its own weights; a scalar of 0 keeps it from being seen yet."""
+    norm = 1e-2
+    components = family.load("denoiser")
+    expected = _velocity(family, components)
+    assert components.denoiser is not None
+    weights = {name: weight.clone() for name, weight in components.denoiser.named_parameters()}
+    adapter = AdapterConfig(lora_type="lycoris", init_lokr_norm=norm)
+    state = adapt(
+        family, components, replace(KINDS["lokr"], adapter=adapter, lycoris=lokr(use_scalar=use_scalar))
+    ).state()
+    layers = _layers_of_classes(family, components.denoiser, DEFAULT_CLASSES)
+    assert layers
+    for layer in layers:
+        name, (std, mean) = f"lycoris_{layer.replace('.', '_')}", torch.std_mean(weights[f"{layer}.weight"])
+        first, second = state[f"{name}.lokr_w1"], state[f"{name}.lokr_w2"]
+        assert torch.equal(first, torch.ones_like(first)), layer
+        torch.testing.assert_close(second.std(), std * norm, rtol=1e-4, atol=0)
+        torch.testing.assert_close(second.mean(), mean * norm, rtol=1e-3, atol=1e-7)
+    shift = relative_error(_velocity(family, components), expected)
+    assert shift <= 1e-6 if use_scalar else 1e-6 < shift < 0.5, shift
+
+
+@pytest.mark.parametrize("trained", ADAPTERS, indirect=True)
+def test_a_run_starts_from_a_saved_adapter(family: FamilyUnderTest, trained: Trained) -> None:
+    """A fresh run that is given the file of another begins with what that one had learned."""
+    components = family.load("denoiser")
+    adapter = trained.kind.adapter.model_copy(update={"init_lora": trained.exported})
+    trainable = adapt(family, components, replace(trained.kind, adapter=adapter))
+    assert len(trainable.named_parameters()) == len(trained.learner.trainable.named_parameters())
+    velocity = _velocity(family, trained.learner.components)
+    assert relative_error(_velocity(family, components), velocity) <= 1e-5
 
 
 def test_what_was_trained_survives_saving(family: FamilyUnderTest, trained: Trained) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -110,9 +109,9 @@ def _source(family: FamilyUnderTest, cache: ConditioningCache, batch_size: int) 
     latents = family.latents(2, height, width)
     geometry = Geometry((width, height), (0, 0, width, height))
     samples = tuple(
-        Sample(f"data/{index}.png", "data", Path(f"{index}.png"), (PROMPTS[index],), geometry) for index in range(2)
+        Sample(f"data/{index}.png", "data", f"{index}.png", (PROMPTS[index],), geometry) for index in range(2)
     )
-    bucket = Bucket("data", (width, height), round(width / height, 2), samples, repeats=0)
+    bucket = Bucket("data", (width, height), round(width / height, 2), samples, 0, batch_size)
     return BatchSource(
         plan=Plan((bucket,), (), (), batch_size),
         seed=1,

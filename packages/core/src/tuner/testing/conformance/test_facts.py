@@ -10,7 +10,8 @@ from typing import get_args
 import pydantic
 import pytest
 
-from tuner.testing.family import PARTS, FamilyUnderTest
+from tuner.data.doctor.tokens import prompt_limits
+from tuner.testing.family import PARTS, SHORT_PROMPT, FamilyUnderTest
 from tuner.types import Part, QuantisationPolicy
 
 _HEAVY = ("torch", "diffusers", "transformers")
@@ -41,6 +42,15 @@ def test_sizes_fit_each_other(family: FamilyUnderTest) -> None:
     )
     assert facts.canvas_limit is None or facts.canvas_limit >= facts.pixel_alignment**2
     assert facts.token_limit is None or facts.token_limit > 0
+
+
+def test_prompt_limits_are_well_formed(family: FamilyUnderTest) -> None:
+    """Limits of prompts belong to tokenizers among the folders of the text encoders, and hold the prompt itself."""
+    facts = family.facts
+    for limit in prompt_limits(facts, facts.options(), ()):
+        assert limit.tokenizer in facts.part_folders.get("text_encoders", ()), f"no folder {limit.tokenizer}"
+        assert limit.tokens > 0
+        assert limit.text is None or SHORT_PROMPT in limit.text(SHORT_PROMPT), "text must hold the prompt"
 
 
 def test_describing_the_family_imports_nothing_heavy(family: FamilyUnderTest) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tuner.data.doctor.tokens import count_tokens, prompt_limits
 from tuner.randomness import normal_tensor
 from tuner.testing.family import LONG_PROMPT, PROMPTS, SHORT_PROMPT, FamilyUnderTest, relative_error
 from tuner.types import Conditioning, Role
@@ -54,6 +56,30 @@ def test_padding_has_no_effect(family: FamilyUnderTest) -> None:
         spoilt = replace(batch, conditioning={**batch.conditioning, name: garbage})
         error = relative_error(family.predict(spoilt).velocity, expected)
         assert error <= 1e-6, f"garbage in the padding of {name} changes the velocity by {error:.1e}"
+
+
+def test_prompts_are_cut_where_the_facts_say(family: FamilyUnderTest) -> None:
+    """The last letter of the longest prompt that fits counts, and one beyond the limit of every tokenizer is lost."""
+    tokenizers = family.components.tokenizers
+    limits = prompt_limits(family.facts, family.facts.options(), tokenizers)
+    cut = [limit for limit in limits if limit.cut]
+
+    def beyond(letters: int) -> list[bool]:
+        prompt = ["x" * letters]
+        return [count_tokens(tokenizers[limit.tokenizer], limit, prompt)[0] > limit.tokens for limit in cut]
+
+    longest = 4 * max((limit.tokens for limit in limits), default=100)
+    fitting = bisect_left(range(longest), True, key=lambda letters: any(beyond(letters))) - 1
+    assert _hears_the_end(family, fitting), f"the last of {fitting} letters is lost, though it is within every limit"
+    if cut:
+        spilling = bisect_left(range(longest), True, key=lambda letters: all(beyond(letters)))
+        assert not _hears_the_end(family, spilling), f"the last of {spilling} letters counts, though it is beyond"
+
+
+def _hears_the_end(family: FamilyUnderTest, letters: int) -> bool:
+    """Say whether the last letter of a prompt of this length changes its conditioning."""
+    one, other = (family.encode(["x" * (letters - 1) + last]) for last in "xy")
+    return any(not torch.equal(one[name], other[name]) for name in one)
 
 
 def _masked(family: FamilyUnderTest, conditioning: Conditioning) -> Iterator[tuple[str, Tensor, Tensor]]:

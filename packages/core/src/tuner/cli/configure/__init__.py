@@ -1,0 +1,1 @@
+"""The command `tuner configure`: questions in a terminal, answers in a file."""

@@ -1,0 +1,156 @@
+"""The files that settings point to: data sets, adapter, prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from tuner.config.dataset_file import DatasetFile, parse_dataset_file
+from tuner.config.keys import Given, describe_errors
+from tuner.config.lycoris import LycorisConfig
+from tuner.config.placeholders import Expansion
+from tuner.config.reader import read_document
+from tuner.errors import ConfigError, Problem
+
+
+@dataclass
+class Reading:
+    """What is known so far while a configuration is read."""
+
+    folder: Path
+    problems: list[Problem] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+    expansion: Expansion = field(default_factory=Expansion)
+
+    def read(self, path: Path, names: Mapping[str, str] | None = None) -> Any:
+        """Parse a file, keeping its warnings; None, with the problems noted, where that fails.
+
+        Args:
+            path: The file.
+            names: Placeholders that its strings may hold, besides {env:NAME}; None to leave strings as they are.
+        """
+        try:
+            document = read_document(path)
+        except ConfigError as error:
+            self.problems += error.problems
+            return None
+        self.files.append(path)
+        self.warnings += document.warnings
+        return document.values if names is None else self.expansion.expand(document.values, str(path), None, names)
+
+    def find(self, path: Path, given: Given | None, key: str) -> Path | None:
+        """Look for a file that a setting names: as it stands, beside the configuration, and in config/."""
+        path = path.expanduser()
+        tried = (
+            [path]
+            if path.is_absolute()
+            else [path, self.folder / path, self.folder / path.name, Path("config") / path.name]
+        )
+        for candidate in tried:
+            if is_file(candidate):
+                return candidate
+        places = ", ".join(dict.fromkeys(str(candidate) for candidate in tried))
+        self.problems.append(
+            Problem(f"no such file; looked for {places}", given.origin if given else "configuration", key)
+        )
+        return None
+
+
+def is_file(path: Path) -> bool:
+    """Whether a path, which may be any text that a user wrote, names a file."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long a name, or one that no file can have
+        return False
+
+
+def read_references(topics: Mapping[str, Any], given: Mapping[str, Given], reading: Reading) -> dict[str, Any]:
+    """Read the files that settings point to; the result holds fields of `RunConfig`."""
+    parts: dict[str, Any] = {}
+    if data := topics.get("data"):
+        datasets = _read_datasets(topics, given, reading)
+        parts["datasets"] = tuple(datasets.datasets)
+        parts["eval_datasets"] = tuple(datasets.eval_datasets)
+        parts["masks"] = tuple(datasets.masks)
+        parts["text_cache"] = datasets.text_cache
+        _check_regularisation(topics, datasets, data.data_backend_config, given, reading)
+    model, adapter = topics.get("model"), topics.get("adapter")
+    if model and adapter and model.model_type == "lora" and adapter.lora_type == "lycoris":
+        parts["lycoris"] = _read_lycoris(adapter.lycoris_config, given, reading)
+    if validation := topics.get("validation"):
+        parts["prompts"] = _read_prompts(validation, given, reading)
+    return parts
+
+
+def _read_datasets(topics: Mapping[str, Any], given: Mapping[str, Given], reading: Reading) -> DatasetFile:
+    data, model = topics["data"], topics.get("model")
+    path = reading.find(data.data_backend_config, given.get("data_backend_config"), "data_backend_config")
+    if path is not None and path != data.data_backend_config:
+        reading.warnings.append(f"data_backend_config {data.data_backend_config} is not there; read {path} instead")
+    names = {"model_family": model.model_family, "output_dir": str(model.output_dir)} if model else {}
+    content = reading.read(path, names) if path else None
+    if content is None:
+        return DatasetFile()
+    result = parse_dataset_file(content, str(path), data, topics.get("caching"))
+    reading.problems += result.problems
+    return result
+
+
+def _check_regularisation(
+    topics: Mapping[str, Any], datasets: DatasetFile, file: Path, given: Mapping[str, Given], reading: Reading
+) -> None:
+    model = topics.get("model")
+    if model is None or model.model_type != "full":
+        return
+    for dataset in datasets.datasets:
+        if dataset.is_regularisation_data:
+            reading.problems.append(
+                Problem(
+                    "model_type full changes the base model, so nothing is left to regularise with",
+                    str(given["data_backend_config"].value) if "data_backend_config" in given else str(file),
+                    f"{dataset.id}: is_regularisation_data",
+                    "train with model_type lora, or set is_regularisation_data to false",
+                )
+            )
+
+
+def _read_lycoris(path: Path, given: Mapping[str, Given], reading: Reading) -> LycorisConfig | None:
+    found = reading.find(path, given.get("lycoris_config"), "lycoris_config")
+    content = reading.read(found) if found else None
+    if found is None or content is None:
+        return None
+    if not isinstance(content, dict):
+        reading.problems.append(Problem(f"must be an object, not {type(content).__name__}", str(found)))
+        return None
+    try:
+        return LycorisConfig.model_validate(content)
+    except ValidationError as error:
+        reading.problems += describe_errors(error, str(found), LycorisConfig)
+        return None
+
+
+def _read_prompts(validation: Any, given: Mapping[str, Given], reading: Reading) -> dict[str, str]:
+    key, path = "user_prompt_library", validation.user_prompt_library
+    library = validation.validation_prompt_library
+    if path is None and isinstance(library, str):
+        key, path = "validation_prompt_library", Path(library)
+    if path is None:
+        return {}
+    found = reading.find(path, given.get(key), key)
+    content = reading.read(found) if found else None
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(value, str) for value in content.values()):
+        reading.problems.append(Problem("must be an object of nickname -> prompt", str(found), key))
+        return {}
+    left = sorted(name for name, prompt in content.items() if "<token>" in name + prompt)
+    if left:
+        reading.warnings.append(
+            f"{found}: {len(left)} prompts still hold <token> (first: {left[0]!r}); put your subject's name there"
+        )
+    return content
