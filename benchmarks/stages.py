@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from bare import BareBatch, BareLoop
 from tuner.config.loading import LoadedConfig, load_config
 from tuner.plugins import create_manager
+from tuner.training.building import build_schedule
 from tuner.training.interruption import StopRequest
 from tuner.training.loop import Loop, has_dropout
 from tuner.training.run import Run, prepare_run
@@ -50,10 +51,11 @@ class Product:
             session.hook,
             run.learner,
             run.source,
+            build_schedule(session.config, run.last),
             device=session.device,
             dtype=session.dtype,
             backward=session.accelerator.backward,
-            uses_dropout=has_dropout(denoiser),
+            draws=has_dropout(denoiser),
         )
         session.hook.run_started(event=RunStarted(session.config, 0, run.last, session.config.model.output_dir))
         return loop.run(0, run.last)

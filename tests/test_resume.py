@@ -16,14 +16,22 @@ from tuner.training.run import train
 LOKR = {"model_type": "lora", "lora_type": "lycoris"}
 STANDARD = {"model_type": "lora", "lora_type": "standard", "lora_rank": 4}
 FULL = {"model_type": "full"}
-RUNS = {
+RUNS: dict[str, dict] = {
     "lokr": {**LOKR, "use_ema": True, "gradient_accumulation_steps": 2},
     "lokr in bf16": {**LOKR, "mixed_precision": "bf16", "optimizer": "adamw_bf16", "use_ema": True},
     "lora with dropout": {**STANDARD, "gradient_checkpointing": False},
     "lora in bf16": {**STANDARD, "mixed_precision": "bf16", "optimizer": "optimi-lion"},
     "full": {**FULL, "use_ema": True, "grad_clip_method": "norm", "max_grad_norm": 1.0},
     "full in bf16": {**FULL, "mixed_precision": "bf16", "optimizer": "optimi-adamw"},
-}
+    "full in 8 bits": {**FULL, "optimizer": "bnb-lion8bit-paged", "use_ema": True, "ema_warmup_steps": 2},
+    "full with factors": {**FULL, "optimizer": "adafactor", "optimizer_config": "weight_decay=0.1"},
+    "full with released gradients": {**FULL, "optimizer_release_gradients": True, "use_ema": True},
+    "lokr with prodigy": {**LOKR, "optimizer": "prodigy", "learning_rate": 1.0, "mixed_precision": "bf16"},
+    "lora with prodigy, released": {
+        **STANDARD, "optimizer": "prodigy", "learning_rate": 1.0, "optimizer_config": {"fused_back_pass": True},
+    },
+    "lora with a class of torch": {**STANDARD, "optimizer": "torch.optim.NAdam"},
+}  # fmt: skip
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -36,10 +36,10 @@ def test_features_to_come_are_accepted_and_reported(write_config):
 
 
 def test_values_to_come_are_refused_as_such(write_config):
-    with pytest.raises(ConfigError, match=r"'cosine' is known, but not served yet: input should be 'constant'"):
-        load_config(write_config(lr_scheduler="cosine"))
-    with pytest.raises(ConfigError, match="'cosinus' is not accepted"):
-        load_config(write_config(lr_scheduler="cosinus"))
+    with pytest.raises(ConfigError, match=r"'fp8' is known, but not served yet: input should be 'no'"):
+        load_config(write_config(mixed_precision="fp8"))
+    with pytest.raises(ConfigError, match="'fp7' is not accepted"):
+        load_config(write_config(mixed_precision="fp7"))
 
 
 def test_a_key_that_was_renamed_says_so(write_config):

@@ -1,32 +1,14 @@
-"""Schedules, clipping and the moving average against hand-made numbers."""
+"""Clipping and the moving average against hand-made numbers."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from diffusers.optimization import get_constant_schedule_with_warmup
 from torch.nn import Parameter
 
 from tuner.errors import CheckpointError
 from tuner.optim.clipping import clip_gradients
 from tuner.optim.ema import MovingAverage, decay_at
-from tuner.optim.schedules import learning_rate_factor
-
-
-def test_warm_up_is_that_of_diffusers():
-    optimizer = torch.optim.SGD([Parameter(torch.zeros(1))], lr=1.0)
-    reference = get_constant_schedule_with_warmup(optimizer, num_warmup_steps=4)
-    for step in range(8):
-        assert learning_rate_factor("constant_with_warmup", step, 4) == reference.get_last_lr()[0]
-        optimizer.step()
-        reference.step()
-
-
-def test_constant_is_one_and_warms_up_only_if_asked():
-    assert [learning_rate_factor("constant", step, 0) for step in range(3)] == [1.0, 1.0, 1.0]
-    assert [learning_rate_factor("constant", step, 2) for step in range(4)] == [0.0, 0.5, 1.0, 1.0]
-    with pytest.raises(ValueError, match="cosine"):
-        learning_rate_factor("cosine", 0, 0)
 
 
 def graded():
@@ -64,18 +46,29 @@ def test_no_limit_leaves_gradients_alone():
 def test_decay_ramps_up_to_its_limit():
     assert [decay_at(step, 0.995) for step in (1, 2, 3)] == [0.0, 2 / 11, 3 / 12]
     assert decay_at(100_000, 0.995) == 0.995
+    assert [decay_at(step, 0.995, 2) for step in (1, 2, 3, 4)] == [0.0, 0.0, 0.0, 2 / 11]
 
 
+WAYS = {
+    "": {},
+    "warm-up": {"warmup_steps": 2},
+    "kept on the CPU": {"kept_on_cpu": True},
+    "updated on the CPU": {"updated_on_cpu": True},
+    "one by one": {"all_at_once": False, "kept_on_cpu": True},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_average_follows_the_recurrence(dtype):
+def test_average_follows_the_recurrence(dtype, way):
     torch.manual_seed(0)
     parameter = Parameter(torch.randn(5).to(dtype))
-    average = MovingAverage([("p", parameter)], decay=0.3)
+    average = MovingAverage([("p", parameter)], decay=0.3, **WAYS[way])
     expected = parameter.detach().double()
-    for step in range(1, 6):
+    for step in range(1, 7):
         parameter.data.copy_(torch.randn(5))
         average.update(step)
-        s = step - 1
+        s = max(0, step - 1 - WAYS[way].get("warmup_steps", 0))
         d = 0.0 if s == 0 else min((1 + s) / (10 + s), 0.3)
         expected -= (1 - d) * (expected - parameter.detach().double())
         torch.testing.assert_close(average.state()["p"].double(), expected, rtol=1e-6, atol=1e-6)
@@ -90,6 +83,25 @@ def test_average_waits_for_its_interval():
     assert average.state()["p"].tolist() == [0.0, 0.0]
     average.update(2)
     assert average.state()["p"].tolist() == pytest.approx([9 / 11, 9 / 11])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("way", WAYS)
+def test_averages_are_where_they_are_wanted_on_a_gpu(way):
+    parameter = Parameter(torch.randn(5, device="cuda"))
+    twin = Parameter(parameter.detach().cpu().clone())
+    average = MovingAverage([("p", parameter)], decay=0.3, **WAYS[way])
+    reference = MovingAverage([("p", twin)], decay=0.3, warmup_steps=WAYS[way].get("warmup_steps", 0))
+    for step in range(1, 7):
+        twin.data.normal_()
+        parameter.data.copy_(twin)
+        average.update(step)
+        reference.update(step)
+    shadow = average.state()["p"]
+    assert shadow.device.type == ("cpu" if "CPU" in way or "one" in way else "cuda")
+    torch.testing.assert_close(shadow.cpu(), reference.state()["p"])
+    with average.swapped():
+        assert torch.equal(parameter.cpu(), shadow.cpu())
 
 
 def test_swapping_restores_every_bit():

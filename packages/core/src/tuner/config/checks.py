@@ -11,6 +11,7 @@ from tuner.config.keys import Given
 from tuner.config.memory import MemoryConfig
 from tuner.config.model import ModelConfig
 from tuner.config.optimisation import OptimisationConfig
+from tuner.config.optimisation_checks import optimisation_conflicts, optimisation_warnings
 from tuner.config.precision import PrecisionConfig
 from tuner.config.validation import ValidationConfig
 from tuner.errors import Problem
@@ -43,8 +44,7 @@ def warnings(topics: Mapping[str, Any], facts: FamilyFacts) -> Iterator[str]:
     flavour = facts.flavours.get(model.model_flavour or "")
     if flavour and flavour.warning:
         yield f"model_flavour {model.model_flavour}: {flavour.warning}"
-    if optimisation.lr_scheduler == "constant" and optimisation.lr_warmup_steps:
-        yield f"lr_scheduler constant with lr_warmup_steps {optimisation.lr_warmup_steps} runs as constant_with_warmup"
+    yield from optimisation_warnings(optimisation, topics["precision"])
     if optimisation.caption_dropout_probability == 0:
         yield "caption_dropout_probability is 0: the model never sees the empty caption, and guidance suffers for it"
     if (
@@ -77,20 +77,8 @@ def _model(topics: Mapping[str, Any], facts: FamilyFacts) -> Iterator[Problem]:
 
 def _optimisation(topics: Mapping[str, Any]) -> Iterator[Problem]:
     optimisation: OptimisationConfig | None = topics.get("optimisation")
-    precision: PrecisionConfig | None = topics.get("precision")
-    if optimisation and (optimisation.max_train_steps > 0) == (optimisation.num_train_epochs > 0):
-        yield Problem(
-            f"max_train_steps is {optimisation.max_train_steps} and num_train_epochs is "
-            f"{optimisation.num_train_epochs}: exactly one must be above 0",
-            key="max_train_steps",
-            remedy="give the length of the run with one of them, and set the other to 0",
-        )
-    if optimisation and precision and precision.mixed_precision == "no" and optimisation.optimizer == "adamw_bf16":
-        yield Problem(
-            "adamw_bf16 trains bf16 weights, but mixed_precision is no",
-            key="optimizer",
-            remedy="use optimi-adamw, or mixed_precision bf16",
-        )
+    if optimisation:
+        yield from optimisation_conflicts(optimisation, topics.get("precision"))
 
 
 def _flow(topics: Mapping[str, Any]) -> Iterator[Problem]:

@@ -18,22 +18,20 @@ class EmaConfig(Topic):
     )
     ema_update_interval: int = setting(1, "Steps between updates of the average.", unit="steps", ge=1, needs=_EMA)
     ema_warmup_steps: int = setting(
-        0, "Steps before the average begins.", unit="steps", ge=0, needs=_EMA, unread=f"{NOT_YET}: it begins at step 1"
+        0, "Steps until which the average is the weights themselves.", unit="steps", ge=0, needs=_EMA
     )
     ema_device: Literal["accelerator", "cpu"] = setting(
         "accelerator",
-        "Where the average is kept.",
+        "Where the average is kept. cpu: it comes to the accelerator for each update, and goes back.",
         needs=_EMA,
-        unread=f"{NOT_YET}: it is kept beside the trained weights",
     )
     ema_cpu_only: bool = setting(
-        False, "Keep the average on the CPU.", needs=_EMA, unread=f"{NOT_YET}: it is kept beside the trained weights"
+        False, "Keep and update the average on the CPU; the weights are copied there for each update.", needs=_EMA
     )
     ema_foreach_disable: bool = setting(
         False,
-        "Update tensor by tensor instead of all at once.",
+        "Update tensor by tensor instead of all at once: slower, and with ema_device cpu less memory.",
         needs=_EMA,
-        unread="both ways give the same numbers; all at once is faster",
     )
     ema_validation: Literal["none", "ema_only", "comparison"] = setting(
         "none",

@@ -24,7 +24,7 @@ class Given:
 
     Attributes:
         value: As it was read.
-        origin: File, "command line" or "family".
+        origin: File, "command line", "family" or "optimizer".
         before: What it replaced, from a weaker origin.
     """
 

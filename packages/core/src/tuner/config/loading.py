@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from tuner.config import checks
 from tuner.config.discovery import find_config
 from tuner.config.keys import Given, all_settings, build_topics, collect
+from tuner.config.optimizers import OPTIMIZERS
 from tuner.config.receipt import unread_settings
 from tuner.config.references import Reading, read_references
 from tuner.config.run import RunConfig
@@ -70,7 +71,8 @@ def load_config(path: Path | None, overrides: Mapping[str, Any] | None = None) -
     facts = family.facts
     sources, foreign = _without_foreign(sources, facts.options)
     defaults = _family_defaults(family, sources)
-    given, problems = collect([("family", defaults), *sources], facts.options)
+    sources = [("family", defaults), ("optimizer", _optimizer_defaults(sources)), *sources]
+    given, problems = collect(sources, facts.options)
     reading.problems += problems
     given, inert = _without_inert(given, defaults, facts.inert_settings)
     topics, problems = build_topics(given, facts.options)
@@ -160,6 +162,13 @@ def _family_defaults(family: Family, sources: Sources) -> dict[str, Any]:
     known = {key for _, key, _ in all_settings(facts.options)}
     changed = changed_defaults(facts, str(asked.get("model_flavour") or implied))
     return {key: value for key, value in changed.items() if key in known}
+
+
+def _optimizer_defaults(sources: Sources) -> dict[str, Any]:
+    """Defaults that the optimizer changes, as one that finds the size of its steps itself does."""
+    names = [value for _, values in sources for key, value in values.items() if key.lstrip("-") == "optimizer"]
+    spec = OPTIMIZERS.get(str(names[-1]).strip()) if names else None
+    return {"learning_rate": spec.learning_rate} if spec and spec.learning_rate else {}
 
 
 def changed_defaults(facts: FamilyFacts, flavour: str) -> dict[str, Any]:

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import difflib
+import re
+from typing import Annotated, Any, Literal
 
+from pydantic import StringConstraints, field_validator
+
+from tuner.config.optimizer_options import parse_options
+from tuner.config.optimizers import ALIASES, OPTIMIZERS, OptimizerSpec, optimizer_spec
 from tuner.config.settings import NOT_YET, Topic, setting
+
+OptimizerName = Literal[
+    "adamw_bf16", "optimi-adamw", "optimi-lion", "optimi-stableadamw", "bnb-lion8bit-paged", "bnb-adamw8bit",
+    "ao-adamw8bit", "prodigy", "adafactor",
+]  # fmt: skip
+"""The optimizers with a name, those of `OPTIMIZERS`."""
+_CLASS_PATH = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$"
+ClassPath = Annotated[str, StringConstraints(pattern=_CLASS_PATH)]
 
 
 class OptimisationConfig(Topic):
@@ -15,32 +29,34 @@ class OptimisationConfig(Topic):
     train_batch_size: int = setting(4, "Samples per micro-batch on each device.", unit="samples", ge=1)
     gradient_accumulation_steps: int = setting(1, "Micro-batches per optimizer step.", unit="micro-batches", ge=1)
     learning_rate: float = setting(4e-7, "Peak learning rate.", gt=0)
-    lr_scheduler: Literal["constant", "constant_with_warmup"] = setting(
+    lr_scheduler: Literal[
+        "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "sine", "polynomial"
+    ] = setting(
         "constant_with_warmup",
-        "Shape of the learning rate; constant with lr_warmup_steps above 0 warms up too.",
-        known=("linear", "sine", "cosine", "cosine_with_restarts", "cosine_with_warmup", "polynomial"),
+        "Shape of the learning rate after lr_warmup_steps, to the run's last step. cosine_with_warmup means cosine.",
     )
     lr_end: float = setting(
-        4e-7, "Learning rate at the end of a polynomial schedule.", ge=0, unread=f"{NOT_YET}: no schedule has an end"
+        4e-7,
+        "Learning rate at the end of a polynomial schedule.",
+        ge=0,
+        needs={"lr_scheduler": ("polynomial",)},
+    )
+    lr_num_cycles: int = setting(
+        1,
+        "Falls of the learning rate from its peak, each as long as the others.",
+        ge=1,
+        needs={"lr_scheduler": ("cosine_with_restarts",)},
     )
     lr_warmup_steps: int = setting(0, "Steps over which the learning rate rises linearly from 0.", unit="steps", ge=0)
-    optimizer: Literal["adamw_bf16", "optimi-adamw", "optimi-lion"] = setting(
+    optimizer: OptimizerName | ClassPath = setting(
         ...,
-        "Optimizer by name.",
-        known=(
-            "optimi-stableadamw", "bnb-lion8bit-paged", "bnb-adamw8bit", "adamw_8bit", "ao-adamw8bit", "prodigy",
-            "adafactor",
-        ),
-    )  # fmt: skip
-    optimizer_config: str | None = setting(
-        None,
-        "Settings of the optimizer, as key=value separated by commas.",
-        unread=f"{NOT_YET}: optimizers run with their defaults",
+        "Optimizer by name, or module.Class of any torch.optim.Optimizer. adamw_8bit means bnb-adamw8bit.",
+    )
+    optimizer_config: dict[str, Any] | str | None = setting(
+        None, "Arguments of the optimizer's class: an object, or key=value separated by commas."
     )
     optimizer_release_gradients: bool = setting(
-        False,
-        "Step and free each gradient within the backward pass.",
-        unread=f"{NOT_YET}: gradients live until the step",
+        False, "Step and free each gradient within the backward pass, so that few are in memory at a time."
     )
     max_grad_norm: float = setting(2.0, "Limit of the gradient, as grad_clip_method reads it; 0 for none.", ge=0)
     grad_clip_method: Literal["value", "norm"] = setting(
@@ -61,3 +77,41 @@ class OptimisationConfig(Topic):
         needs={"gradient_checkpointing": (True,)},
         unread=f"{NOT_YET}: every block is recomputed",
     )
+
+    @field_validator("lr_scheduler", mode="before")
+    @classmethod
+    def _other_name(cls, value: object) -> object:
+        return "cosine" if value == "cosine_with_warmup" else value
+
+    @field_validator("optimizer", mode="before")
+    @classmethod
+    def _known_name(cls, value: object) -> object:
+        name = ALIASES.get(value, value) if isinstance(value, str) else str(value)
+        if name in OPTIMIZERS or re.match(_CLASS_PATH, name):
+            return name
+        close = difflib.get_close_matches(name, OPTIMIZERS, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(f"{value!r} is not accepted: it is none of {', '.join(OPTIMIZERS)} or module.Class{hint}")
+
+    @field_validator("optimizer_config")
+    @classmethod
+    def _as_object(cls, value: dict[str, Any] | str | None) -> dict[str, Any] | None:
+        return parse_options(value) if isinstance(value, str) else value
+
+    @property
+    def optimizer_spec(self) -> OptimizerSpec:
+        """What is known of the optimizer."""
+        return optimizer_spec(self.optimizer)
+
+    @property
+    def optimizer_arguments(self) -> dict[str, Any]:
+        """The optimizer's arguments as they were given; none of them says when it steps."""
+        given = self.optimizer_config if isinstance(self.optimizer_config, dict) else {}
+        return {key: value for key, value in given.items() if key != self.optimizer_spec.release}
+
+    @property
+    def releases_gradients(self) -> bool:
+        """Whether parameters are stepped within the backward pass, as the setting or the optimizer's argument says."""
+        given = self.optimizer_config if isinstance(self.optimizer_config, dict) else {}
+        own = given.get(self.optimizer_spec.release or "", False)
+        return self.optimizer_release_gradients or str(own).lower() in ("true", "yes", "on", "1")

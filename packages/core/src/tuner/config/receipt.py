@@ -25,7 +25,7 @@ class ReceiptRow:
     Attributes:
         key: Its name; "DATASET: name" for one of a data set.
         value: Its value, as JSON holds it; secrets hidden.
-        origin: File, "command line", "family", "configuration" (taken over by a data set) or "default".
+        origin: File, "command line", "family", "optimizer", "configuration" (taken over by a data set) or "default".
         unread: Why nothing reads it, or None.
     """
 
@@ -96,6 +96,9 @@ def _special(config: RunConfig, given: Mapping[str, Given], facts: FamilyFacts) 
     for key in ("validation_num_inference_steps", "validation_resolution", "validation_guidance", "validation_seed"):
         if key in given and not (config.validation.validation_prompt or config.prompts):
             yield key, "neither validation_prompt nor user_prompt_library is given"
+    if config.optimisation.optimizer_spec.bounds_itself:
+        for key in {"max_grad_norm", "grad_clip_method"} & given.keys():
+            yield key, f"{config.optimisation.optimizer} limits its own updates"
     alignment = given.get("aspect_bucket_alignment")
     if alignment and alignment.origin != "family" and config.data.aspect_bucket_alignment != facts.pixel_alignment:
         yield "aspect_bucket_alignment", f"{facts.title} needs sides in multiples of {facts.pixel_alignment}"

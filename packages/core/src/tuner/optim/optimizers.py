@@ -1,65 +1,82 @@
-"""The optimizers by name."""
+"""Making the optimizer of a run."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import optimi
 import torch
+from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
+from tuner.config.optimizer_options import read_options
+from tuner.config.optimizers import find_optimizer, optimizer_spec
+from tuner.errors import TunerError
+from tuner.optim.release import ReleasedOptimizer, step_within
 
-@dataclass(frozen=True)
-class OptimizerSpec:
-    """An optimizer and its settings.
-
-    Attributes:
-        description: One line for people.
-        factory: The optimizer's class.
-        settings: Its keyword arguments besides the learning rate.
-    """
-
-    description: str
-    factory: type[Optimizer]
-    settings: dict[str, Any] = field(default_factory=dict)
-
-
-OPTIMIZERS: dict[str, OptimizerSpec] = {
-    "adamw_bf16": OptimizerSpec(
-        "AdamW for bfloat16 weights, with Kahan summation: the safe choice",
-        optimi.AdamW,
-        {"betas": (0.9, 0.999), "weight_decay": 0.01, "eps": 1e-6},
-    ),
-    "optimi-adamw": OptimizerSpec(
-        "AdamW that forgets faster and has no weight decay",
-        optimi.AdamW,
-        {"betas": (0.9, 0.99), "weight_decay": 0.0, "eps": 1e-6},
-    ),
-    "optimi-lion": OptimizerSpec(
-        "Lion: half of AdamW's state; wants about a fifth of its learning rate",
-        optimi.Lion,
-        {"betas": (0.9, 0.99), "weight_decay": 0.0},
-    ),
-}
-"""Optimizer by name."""
+logger = logging.getLogger(__name__)
 
 
 def create_optimizer(
-    name: str, named_parameters: Sequence[tuple[str, Parameter]], lr: float, dtype: torch.dtype
+    name: str,
+    named_parameters: Sequence[tuple[str, Parameter]],
+    lr: float,
+    dtype: torch.dtype,
+    arguments: Mapping[str, Any] | None = None,
+    *,
+    release: bool = False,
+    clip_value: float = 0.0,
 ) -> Optimizer:
     """Make an optimizer over named parameters.
 
     Args:
-        name: A key of `OPTIMIZERS`.
+        name: A key of `tuner.config.optimizers.OPTIMIZERS`, or the path of a class.
         named_parameters: What to train; the names identify the state in checkpoints.
         lr: Learning rate.
-        dtype: Of the parameters. In a short format the rounding error of each update is kept and added to the next
-            (Kahan summation): without it small updates vanish.
+        dtype: Of the parameters. In a short format the rounding error of each update is kept where the optimizer can:
+            without that small updates vanish.
+        arguments: Arguments of the class that replace the defaults.
+        release: Whether parameters are stepped and their gradients freed within the backward pass.
+        clip_value: Where they are: the limit of each element of a gradient; 0 for none.
+
+    Raises:
+        TunerError: The library does not accept an argument or cannot be used.
     """
-    spec = OPTIMIZERS[name]
-    # Said outright: left open, the optimizer finds out in its first step, and a resumed one would never take it.
-    kahan = dtype in (torch.bfloat16, torch.float16)
-    return spec.factory(list(named_parameters), lr=lr, kahan_sum=kahan, **spec.settings)  # type: ignore[call-arg]
+    spec = optimizer_spec(name)
+    parameters = list(named_parameters)
+    path = spec.path
+    if spec.off_cuda and parameters[0][1].device.type != "cuda":
+        path = spec.off_cuda
+        logger.warning("optimizer %s needs CUDA; %s runs in its place", name, path)
+    settings = dict(spec.defaults)
+    if spec.rounding:
+        # Said outright: left open, some find out in their first step, and a resumed one would never take it.
+        settings[spec.rounding] = dtype in (torch.bfloat16, torch.float16)
+    try:
+        made = find_optimizer(path)
+        settings |= read_options(spec, arguments or {})
+        if release and spec.release:
+            whole = made(parameters, lr=lr, **{**settings, spec.release: True})
+            return ReleasedOptimizer([whole], step_within, clip_value)
+        if release:
+            return ReleasedOptimizer([made([one], lr=lr, **settings) for one in parameters], clip_value=clip_value)
+        return made(parameters, lr=lr, **settings)
+    except (TypeError, ValueError) as error:
+        raise TunerError(f"optimizer {name}: {error}\n    -> look at optimizer_config") from error
+
+
+def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
+    """Set the learning rate of all groups. The device is not waited for."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def reported(name: str, optimizer: Optimizer) -> dict[str, Tensor]:
+    """Return what an optimizer tells of itself, as scalars by name: Prodigy's estimate `d`."""
+    group = optimizer.param_groups[0]
+    return {key: torch.as_tensor(group[key], dtype=torch.float32) for key in optimizer_spec(name).reports}

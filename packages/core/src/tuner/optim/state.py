@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from tuner.errors import CheckpointError
+from tuner.optim.encoding import decode, encode
+from tuner.optim.release import ReleasedOptimizer
 
 
 def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -23,46 +24,60 @@ def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, 
     Returns:
         The tensors, the live ones, under `parameter:NAME:KEY` and `group:INDEX:KEY`; and the plain values as an object
         that JSON can hold.
+
+    Raises:
+        CheckpointError: The optimizer keeps something that is neither.
     """
     tensors: dict[str, Tensor] = {}
-    plain: dict[str, Any] = {"optimizer": type(optimizer).__name__, "parameters": {}, "groups": []}
+    plain: dict[str, Any] = {"optimizer": _kind(optimizer), "parameters": {}, "groups": []}
     for name, parameter in _parameters(optimizer):
-        values, others = _split(optimizer.state.get(parameter, {}))
-        tensors |= {f"parameter:{name}:{key}": value for key, value in values.items()}
-        plain["parameters"][name] = {"shape": list(parameter.shape), "values": others}
+        state = optimizer.state.get(parameter, {})
+        values = {key: encode(value, f"parameter:{name}:{key}", parameter, tensors) for key, value in state.items()}
+        plain["parameters"][name] = {"shape": list(parameter.shape), "values": values}
     for index, group in enumerate(optimizer.param_groups):
-        values, others = _split(_written(group, optimizer.defaults))
-        tensors |= {f"group:{index}:{key}": value for key, value in values.items()}
-        plain["groups"].append(others)
+        written, home = _written(group, optimizer.defaults), group["params"][0]
+        values = {key: encode(value, f"group:{index}:{key}", home, tensors) for key, value in written.items()}
+        plain["groups"].append(values)
     return tensors, plain
 
 
 def load_optimizer_state(optimizer: Optimizer, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
     """Give an optimizer of the same kind and parameters the state that `optimizer_state` returned.
 
-    dtypes are kept. What belongs to a parameter goes to its device, the rest stays on the CPU.
+    dtypes are kept. What was beside a parameter goes to its device, the rest stays on the CPU.
 
     Raises:
         CheckpointError: Optimizers, parameters or groups differ; the optimizer was not changed.
     """
     parameters = dict(_parameters(optimizer))
-    if plain["optimizer"] != type(optimizer).__name__:
+    if plain["optimizer"] != _kind(optimizer):
         raise CheckpointError(
-            f"the checkpoint's optimizer is {plain['optimizer']}, this run's {type(optimizer).__name__}; resume with "
+            f"the checkpoint's optimizer is {plain['optimizer']}, this run's {_kind(optimizer)}; resume with "
             "the optimizer of the run that wrote it"
         )
-    _check(parameters, len(optimizer.param_groups), tensors, plain)
+    _check(parameters, len(optimizer.param_groups), plain)
+    library = type(_first(optimizer)).__module__.partition(".")[0]
+
+    def decoded(values: Mapping[str, Any], home: Parameter) -> dict[str, Any]:
+        return {key: decode(value, home, tensors, library) for key, value in values.items()}
+
+    states = {name: decoded(plain["parameters"][name]["values"], parameters[name]) for name in parameters}
+    groups = [
+        decoded(values, group["params"][0])
+        for group, values in zip(optimizer.param_groups, plain["groups"], strict=True)
+    ]
     for name, parameter in parameters.items():
-        optimizer.state[parameter] = dict(plain["parameters"][name]["values"])
-    for group, values in zip(optimizer.param_groups, plain["groups"], strict=True):
+        optimizer.state[parameter] = states[name]
+    for group, values in zip(optimizer.param_groups, groups, strict=True):
         group.update(values)
-    for path, tensor in tensors.items():
-        kind, owner, key = _parts(path)
-        if kind == "parameter":
-            device = parameters[owner].device
-            optimizer.state[parameters[owner]][key] = tensor.to(device, copy=True)
-        else:
-            optimizer.param_groups[int(owner)][key] = tensor.clone()
+
+
+def _first(optimizer: Optimizer) -> Optimizer:
+    return optimizer.parts[0] if isinstance(optimizer, ReleasedOptimizer) else optimizer
+
+
+def _kind(optimizer: Optimizer) -> str:
+    return type(_first(optimizer)).__name__
 
 
 def _parameters(optimizer: Optimizer) -> Iterator[tuple[str, Parameter]]:
@@ -83,28 +98,13 @@ def _written(group: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str,
     }
 
 
-def _split(values: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    tensors = {key: value for key, value in values.items() if isinstance(value, torch.Tensor)}
-    return tensors, {key: value for key, value in values.items() if key not in tensors}
-
-
-def _parts(path: str) -> tuple[str, str, str]:
-    kind, _, rest = path.partition(":")
-    owner, _, key = rest.rpartition(":")
-    return kind, owner, key
-
-
-def _check(
-    parameters: Mapping[str, Parameter], groups: int, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]
-) -> None:
+def _check(parameters: Mapping[str, Parameter], groups: int, plain: Mapping[str, Any]) -> None:
     saved = plain["parameters"]
     wrong = sorted(
         name
         for name in parameters.keys() | saved.keys()
         if name not in parameters or name not in saved or list(parameters[name].shape) != saved[name]["shape"]
     )
-    owners = {(kind, owner) for kind, owner, _ in map(_parts, tensors)}
-    wrong += sorted(owner for kind, owner in owners if kind == "parameter" and owner not in parameters)
     if wrong or len(plain["groups"]) != groups:
         names = ", ".join(wrong[:3]) or f"{len(plain['groups'])} groups for {groups}"
         raise CheckpointError(

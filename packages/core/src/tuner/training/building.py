@@ -5,12 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
 
+from tuner.adapters.base import Trainable
 from tuner.adapters.create import create_trainable
+from tuner.config import RunConfig
+from tuner.config.ema import EmaConfig
 from tuner.errors import TunerError
 from tuner.flow import AutoShift
 from tuner.optim.ema import MovingAverage
 from tuner.optim.optimizers import create_optimizer
+from tuner.optim.schedules import Schedule
 from tuner.training.batches import BatchSource
 from tuner.training.data import PreparedData
 from tuner.training.loop import Learner
@@ -45,13 +50,20 @@ def build_learner(session: Session, *, fresh: bool) -> Learner:
     if config.optimisation.gradient_checkpointing:
         _enable_checkpointing(denoiser, session.facts)
     denoiser.train()
-    parameters = trainable.named_parameters()
+    return Learner(components, trainable, _optimizer(session, trainable), _average(config.ema, trainable))
+
+
+def build_schedule(config: RunConfig, total_steps: int) -> Schedule:
+    """Make the learning rate's schedule for a run of so many steps."""
     optimisation = config.optimisation
-    optimizer = create_optimizer(optimisation.optimizer, parameters, optimisation.learning_rate, session.dtype)
-    average = None
-    if config.ema.use_ema:
-        average = MovingAverage(parameters, config.ema.ema_decay, config.ema.ema_update_interval)
-    return Learner(components, trainable, optimizer, average)
+    return Schedule(
+        optimisation.lr_scheduler,
+        optimisation.learning_rate,
+        total_steps,
+        warmup_steps=optimisation.lr_warmup_steps,
+        end=optimisation.lr_end,
+        cycles=optimisation.lr_num_cycles,
+    )
 
 
 def build_source(session: Session, learner: Learner, data: PreparedData) -> BatchSource:
@@ -75,6 +87,34 @@ def build_source(session: Session, learner: Learner, data: PreparedData) -> Batc
         regularisation=frozenset(entry.id for entry in session.config.datasets if entry.is_regularisation_data),
         scheduled_sampling=session.config.scheduled_sampling,
         pin=session.device.type == "cuda",
+    )
+
+
+def _optimizer(session: Session, trainable: Trainable) -> Optimizer:
+    optimisation = session.config.optimisation
+    clips = optimisation.grad_clip_method == "value" and not optimisation.optimizer_spec.bounds_itself
+    return create_optimizer(
+        optimisation.optimizer,
+        trainable.named_parameters(),
+        optimisation.learning_rate,
+        session.dtype,
+        optimisation.optimizer_arguments,
+        release=optimisation.releases_gradients,
+        clip_value=optimisation.max_grad_norm if clips else 0.0,
+    )
+
+
+def _average(ema: EmaConfig, trainable: Trainable) -> MovingAverage | None:
+    if not ema.use_ema:
+        return None
+    return MovingAverage(
+        trainable.named_parameters(),
+        ema.ema_decay,
+        ema.ema_update_interval,
+        warmup_steps=ema.ema_warmup_steps,
+        kept_on_cpu=ema.ema_device == "cpu",
+        updated_on_cpu=ema.ema_cpu_only,
+        all_at_once=not ema.ema_foreach_disable,
     )
 
 

@@ -13,10 +13,12 @@ from typing import Any
 import tuner
 from tuner.caching.files import write_aside
 from tuner.config.loading import LoadedConfig
+from tuner.config.optimisation import OptimisationConfig
 from tuner.config.receipt import scrubbed, settings_receipt
 from tuner.config.run import RunConfig
 from tuner.data.plan import Plan
 from tuner.errors import CheckpointError
+from tuner.optim.schedules import Schedule
 from tuner.training.session import Session
 
 logger = logging.getLogger(__name__)
@@ -25,7 +27,7 @@ RECEIPT = "settings_receipt.json"
 """File of the settings receipt in the output folder."""
 
 
-def run_identity(session: Session, plan: Plan) -> dict[str, str]:
+def run_identity(session: Session, plan: Plan, schedule: Schedule) -> dict[str, str]:
     """Name what must be the same for a resumed run to be the same run."""
     config = session.config
     kind = config.model.model_type if config.model.model_type == "full" else config.adapter.lora_type
@@ -34,12 +36,20 @@ def run_identity(session: Session, plan: Plan) -> dict[str, str]:
         "kind": kind,
         "batch": f"{config.optimisation.train_batch_size} x {config.optimisation.gradient_accumulation_steps}",
         "precision": config.precision.mixed_precision,
-        "optimizer": config.optimisation.optimizer,
+        "optimizer": _optimizer_identity(config.optimisation),
+        "schedule": schedule.identity(),
         "data": plan.fingerprint(),
     }
 
 
-_MENDABLE = {"batch", "data"}
+def _optimizer_identity(optimisation: OptimisationConfig) -> str:
+    arguments = optimisation.optimizer_arguments
+    written = f" {json.dumps(arguments, sort_keys=True)}" if arguments else ""
+    released = ", gradients released" if optimisation.releases_gradients else ""
+    return f"{optimisation.optimizer}{written}{released}"
+
+
+_MENDABLE = {"batch", "data", "schedule"}
 """Differences after which training can go on, though not as the same run."""
 
 
@@ -55,7 +65,7 @@ def check_identity(saved: dict[str, str], current: dict[str, str], allow: bool) 
         CheckpointError: They differ in something that training cannot go on after, or that `allow` does not cover.
     """
     for name, value in current.items():
-        if saved.get(name) == value:
+        if saved.get(name, "") == value:
             continue
         change = f"{name} was {saved.get(name)!r} when the checkpoint was written and is {value!r} now"
         if name not in _MENDABLE:

@@ -16,7 +16,9 @@ from tuner.adapters.base import Trainable
 from tuner.config import RunConfig
 from tuner.optim.clipping import clip_gradients
 from tuner.optim.ema import MovingAverage
-from tuner.optim.schedules import learning_rate_factor
+from tuner.optim.optimizers import reported, set_learning_rate
+from tuner.optim.release import ReleasedOptimizer
+from tuner.optim.schedules import Schedule
 from tuner.randomness import seeded_torch
 from tuner.training.batches import BatchSource, DrawnBatch
 from tuner.training.step import FiniteGuard, Learning, backward_step
@@ -50,10 +52,11 @@ class Loop:
         hook: Hooks of the plugin manager.
         learner: What is trained.
         source: Makes the micro-batches.
+        schedule: The learning rate of each step.
         device: Where the denoiser is.
         dtype: Compute dtype.
         backward: Runs the backward pass of a loss.
-        uses_dropout: Whether the model draws from torch's global generator, which is then seeded for each step.
+        draws: Whether model or optimizer draw from torch's global generator, which is then seeded for each step.
     """
 
     def __init__(
@@ -62,20 +65,22 @@ class Loop:
         hook: Any,
         learner: Learner,
         source: BatchSource,
+        schedule: Schedule,
         *,
         device: torch.device,
         dtype: torch.dtype,
         backward: Callable[[Tensor], None],
-        uses_dropout: bool = False,
+        draws: bool = False,
     ) -> None:
         self._config = config
         self._hook = hook
         self._learner = learner
         self._source = source
+        self._schedule = schedule
         self._device = device
         self._learning = Learning(hook, learner.components, learner.trainable, device, dtype)
         self._backward = backward
-        self._uses_dropout = uses_dropout
+        self._draws = draws
         self._parameters = [parameter for _, parameter in learner.trainable.named_parameters()]
         self.guard = FiniteGuard(source.seed)
 
@@ -92,22 +97,27 @@ class Loop:
             yield step + 1
 
     def _take(self, step: int, micro_batches: list[DrawnBatch]) -> None:
-        optimisation = self._config.optimisation
-        factor = learning_rate_factor(optimisation.lr_scheduler, step, optimisation.lr_warmup_steps)
-        learning_rate = optimisation.learning_rate * factor
-        for group in self._learner.optimizer.param_groups:
-            group["lr"] = learning_rate
-        with self._dropout_draws(step):
+        optimizer, rate, logged = self._learner.optimizer, self._schedule.at(step), self._is_logged(step + 1)
+        set_learning_rate(optimizer, rate)
+        if isinstance(optimizer, ReleasedOptimizer):
+            optimizer.measure(logged)
+        with self._global_draws(step):
             loss, metrics = backward_step(self._learning, micro_batches, self._backward)
-        metrics.update(self._clip(self._is_logged(step + 1)))
-        self._learner.optimizer.step()
-        self._learner.optimizer.zero_grad(set_to_none=True)
+            metrics.update(self._clip(logged))
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         if self._learner.average is not None:
             self._learner.average.update(step + 1)
-        self._report(step + 1, loss, learning_rate, micro_batches, metrics)
+        if logged:
+            metrics.update(reported(self._config.optimisation.optimizer, optimizer))
+        self._report(step + 1, loss, rate, micro_batches, metrics)
 
     def _clip(self, logged: bool) -> dict[str, Tensor]:
-        method, limit = self._config.optimisation.grad_clip_method, self._config.optimisation.max_grad_norm
+        optimisation, optimizer = self._config.optimisation, self._learner.optimizer
+        if isinstance(optimizer, ReleasedOptimizer):
+            return optimizer.measured()
+        method = optimisation.grad_clip_method
+        limit = 0.0 if optimisation.optimizer_spec.bounds_itself else optimisation.max_grad_norm
         if method == "value" and limit and not logged:
             # The size that is reported costs a pass over all gradients, which takes longer than the clamping itself.
             clip_grad_value_(self._parameters, limit)
@@ -134,8 +144,8 @@ class Loop:
         event = StepEnded(taken, loss, learning_rate, samples, metrics, logged)
         self._hook.step_ended(event=event)
 
-    def _dropout_draws(self, step: int) -> AbstractContextManager[None]:
-        return seeded_torch(self._source.seed, "dropout", step) if self._uses_dropout else nullcontext()
+    def _global_draws(self, step: int) -> AbstractContextManager[None]:
+        return seeded_torch(self._source.seed, "dropout", step) if self._draws else nullcontext()
 
 
 def has_dropout(module: torch.nn.Module) -> bool:

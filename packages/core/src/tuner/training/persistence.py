@@ -30,13 +30,13 @@ def save_learner(learner: Learner, folder: Path, metadata: Mapping[str, str]) ->
     trainable = learner.trainable
     trainable.export(folder, metadata)
     if trainable.kind != "full":
-        save_file(_plain(trainable.state()), folder / _ADAPTER)
+        save_file(plain_tensors(trainable.state()), folder / _ADAPTER)
     tensors, values = optimizer_state(learner.optimizer)
-    save_file(_plain(tensors), folder / _OPTIMIZER)
+    save_file(plain_tensors(tensors), folder / _OPTIMIZER)
     (folder / _OPTIMIZER_VALUES).write_text(json.dumps(values), encoding="utf-8")
     if learner.average is not None:
         (folder / _AVERAGE).parent.mkdir()
-        save_file(_plain(learner.average.state()), folder / _AVERAGE)
+        save_file(plain_tensors(learner.average.state()), folder / _AVERAGE)
 
 
 def load_learner(learner: Learner, folder: Path) -> None:
@@ -73,5 +73,13 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
-def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+def plain_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Make tensors such as a file can hold: contiguous, each with memory of its own."""
+    plain: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        own = tensor.detach().contiguous()
+        address = own.untyped_storage().data_ptr()
+        plain[name] = own.clone() if address in seen else own
+        seen.add(address)
+    return plain

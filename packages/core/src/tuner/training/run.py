@@ -14,7 +14,7 @@ from tuner.config.run import RunConfig
 from tuner.data.order import steps_per_epoch
 from tuner.data.plan import Plan
 from tuner.training.batches import BatchSource
-from tuner.training.building import build_learner, build_source
+from tuner.training.building import build_learner, build_schedule, build_source
 from tuner.training.checkpoint import (
     find_checkpoint,
     prune_checkpoints,
@@ -88,7 +88,8 @@ def prepare_run(loaded: LoadedConfig, stop: StopRequest) -> Run:
         session = replace(session, seed=state["seed"])
     first = state["step"] if state else 0
     data = prepare_data(session, first)
-    identity = run_identity(session, data.plan)
+    last = total_steps(config, data.plan)
+    identity = run_identity(session, data.plan, build_schedule(config, last))
     if state is not None:
         check_identity(state["identity"], identity, allows_changes(config))
     learner = build_learner(session, fresh=checkpoint is None)
@@ -99,7 +100,7 @@ def prepare_run(loaded: LoadedConfig, stop: StopRequest) -> Run:
     elif not config.checkpoints.wants_fresh_start():
         logger.info("no checkpoint in %s: starting from step 0", config.model.output_dir)
     source = build_source(session, learner, data)
-    return Run(session, stop, data, learner, source, identity, first, total_steps(config, data.plan))
+    return Run(session, stop, data, learner, source, identity, first, last)
 
 
 def total_steps(config: RunConfig, plan: Plan) -> int:
@@ -191,10 +192,11 @@ class Run:
             self.session.hook,
             self.learner,
             self.source,
+            build_schedule(self._config, self.last),
             device=self.session.device,
             dtype=self.session.dtype,
             backward=self.session.accelerator.backward,
-            uses_dropout=has_dropout(denoiser),
+            draws=self._config.optimisation.optimizer_spec.draws or has_dropout(denoiser),
         )
 
     def _after_step(self, step: int, loop: Loop, stops: bool) -> None:

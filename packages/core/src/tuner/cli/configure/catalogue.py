@@ -66,9 +66,9 @@ class Setting:
 
     @property
     def choices(self) -> list[Any] | None:
-        """The values it can have, or None where there are too many to list."""
+        """The values it can have, or that have a name; None where there are too many to list."""
         members = list(_members(self.field.annotation))
-        return None if MISSING in members else members
+        return [member for member in members if isinstance(member, str)] or None if MISSING in members else members
 
 
 @dataclass(frozen=True)
@@ -179,8 +179,7 @@ def _members(annotation: Any) -> Iterator[Any]:
 def _stand_ins(setting: Setting) -> dict[str, Any]:
     """Return any valid value for each other required setting, since a model is judged as a whole."""
     return {
-        name: next(iter(_members(field.annotation)), None) if typing.get_origin(field.annotation) is typing.Literal
-        else "1"
+        name: next((member for member in _members(field.annotation) if member is not MISSING), "1")
         for name, field in setting.model.model_fields.items()
         if field.is_required() and name != setting.key
-    }  # fmt: skip
+    }
