@@ -15,6 +15,7 @@ from tuner.caching.files import write_aside
 from tuner.config.loading import LoadedConfig
 from tuner.config.receipt import scrubbed, settings_receipt
 from tuner.config.run import RunConfig
+from tuner.config.storage import StoredPart
 from tuner.data.plan import Plan
 from tuner.errors import CheckpointError
 from tuner.training.session import Session
@@ -33,10 +34,14 @@ def run_identity(session: Session, plan: Plan) -> dict[str, str]:
         "family": session.facts.name,
         "kind": kind,
         "batch": f"{config.optimisation.train_batch_size} x {config.optimisation.gradient_accumulation_steps}",
-        "precision": config.precision.mixed_precision,
+        "precision": "; ".join([config.precision.mixed_precision, *map(_storage, session.stored)]),
         "optimizer": config.optimisation.optimizer,
         "data": plan.fingerprint(),
     }
+
+
+def _storage(part: StoredPart) -> str:
+    return f"{part.folder} {part.scheme.name}"
 
 
 _MENDABLE = {"batch", "data"}
