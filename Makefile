@@ -10,7 +10,7 @@ MODEL_PACKAGES := $(addprefix packages/model-,$(FAMILIES))
 THIRD_PARTY := $(wildcard tests/third_party/*)
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo test lint types layers unit across isolated third-party options options-check fuzz benchmarks clean
+.PHONY: help install demo test lint types layers unit across isolated third-party options options-check matrix matrix-check fuzz benchmarks clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -22,13 +22,13 @@ $(INSTALLED): constraints.txt requirements-dev.txt packages/core/pyproject.toml 
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --requirement requirements-dev.txt \
-		--editable 'packages/core[datasets,demo,parquet,s3,tensorboard,test]' $(addprefix --editable ,$(MODEL_PACKAGES))
+		--editable 'packages/core[bitsandbytes,datasets,demo,parquet,prodigy,quanto,s3,tensorboard,test,torchao]' $(addprefix --editable ,$(MODEL_PACKAGES))
 	touch $@
 
 demo: $(INSTALLED) ## fine-tune a twin on real photographs, about a minute
 	$(BIN)/tuner demo $(FAMILY)
 
-test: lint types layers options-check across isolated third-party ## everything that CI runs
+test: lint types layers options-check matrix-check across isolated third-party ## everything that CI runs
 
 lint: $(INSTALLED) ## style
 	$(BIN)/ruff check .
@@ -57,6 +57,12 @@ options: $(INSTALLED) ## write docs/options.md from the models that read the set
 
 options-check: $(INSTALLED) ## whether docs/options.md is up to date
 	$(BIN)/python scripts/options_page.py --check
+
+matrix: $(INSTALLED) ## write docs/support-matrix.md from what the families allow and the kit proves
+	$(BIN)/python scripts/support_matrix.py
+
+matrix-check: $(INSTALLED) ## whether docs/support-matrix.md is up to date
+	$(BIN)/python scripts/support_matrix.py --check
 
 fuzz: $(INSTALLED) ## 10,000 mutated configurations: a result or a clear error, never a traceback
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/fuzz.py --count 10000

@@ -322,6 +322,32 @@ BROKEN_ELSEWHERE: dict[str, tuple[str, str]] = {
         """,
         "test_quantisation_policy_is_well_formed",
     ),
+    "allows_a_number_format_and_protects_every_layer": (
+        """
+        from tuner.types import PartPolicy, QuantisationPolicy
+
+        @hookimpl
+        def quantisation_policy(options):
+            return QuantisationPolicy({"denoiser": PartPolicy(("no_change", "int8-quanto"), skip_layers=("*",))})
+        """,
+        "test_a_stored_denoiser_computes_with_rounded_weights",
+    ),
+    "answers_otherwise_on_a_stored_denoiser": (
+        """
+        from tuner.types import PartPolicy, QuantisationPolicy
+
+        @hookimpl
+        def quantisation_policy(options):
+            return QuantisationPolicy({"denoiser": PartPolicy(("no_change", "int8-torchao"))})
+
+        @hookimpl
+        def compute_loss(components, batch):
+            prediction = sound.compute_loss(components, batch)
+            stored = hasattr(components.denoiser.proj_out.weight, "qdata")
+            return replace(prediction, velocity=prediction.velocity * (1.001 if stored else 1.0))
+        """,
+        "test_a_stored_denoiser_computes_with_rounded_weights",
+    ),
     "protects_layers_that_do_not_exist": (
         """
         from tuner.types import PartPolicy, QuantisationPolicy

@@ -30,7 +30,9 @@ def describe_family():
         name="toy", title="Toy", default_flavour="a",
         flavours={"a": Flavour("owner/a"), "b": Flavour("owner/b", setting_defaults={"toy_strength": 3.0})},
         latent_channels=4, latent_stride=8, patch_size=2, pixel_alignment=64, token_limit=77,
-        adapter_targets=("to_q",), part_folders={}, licence="mit", options=Options,
+        adapter_targets=("to_q",),
+        part_folders={"denoiser": ("transformer",), "text_encoders": ("text_encoder", "tokenizer")},
+        licence="mit", options=Options,
         setting_defaults={"learning_rate": 1e-5, "flow_sigmoid_scale": 2.0},
         inert_settings={"flow_sigmoid_scale": "Toy draws its own", "ema_update_interval": "Toy has none"},
     )
@@ -38,7 +40,11 @@ def describe_family():
 
 @hookimpl
 def quantisation_policy(options):
-    return QuantisationPolicy({"denoiser": PartPolicy(refused={"int2-quanto": "too coarse for Toy"})})
+    denoiser = PartPolicy(("no_change", "int8-quanto", "nf4-bnb"), {"int2-quanto": "too coarse for Toy"})
+    return QuantisationPolicy(
+        {"denoiser": denoiser, "text_encoders": PartPolicy(("no_change", "int8-quanto", "int8-torchao"))},
+        one_library=("base_model_precision", "text_encoder_1_precision"),
+    )
 
 
 @hookimpl

@@ -26,13 +26,13 @@ def test_every_setting_has_a_row_with_its_origin(project, write_config):
 
 
 def test_features_to_come_are_accepted_and_reported(write_config):
-    loaded = load_config(write_config(push_to_hub=True, report_to="wandb", num_processes=2, quantize_via="cpu"))
+    loaded = load_config(write_config(push_to_hub=True, report_to="wandb", num_processes=2, vae_enable_slicing=False))
     assert loaded.unread["push_to_hub"] == "not served yet: nothing is uploaded"
     assert loaded.unread["report_to"] == "not served yet: only tensorboard is"
     assert loaded.unread["num_processes"] == "not served yet: one process trains on one device"
     # What asks for nothing is no cause for a warning, but the receipt knows.
-    assert "quantize_via" not in loaded.unread
-    assert receipt(loaded)["quantize_via"].unread.startswith("not served yet")
+    assert "vae_enable_slicing" not in loaded.unread
+    assert receipt(loaded)["vae_enable_slicing"].unread.startswith("not served yet")
 
 
 def test_values_to_come_are_refused_as_such(write_config):
@@ -118,15 +118,6 @@ def test_a_variable_that_is_not_set_is_named(write_config, monkeypatch):
     monkeypatch.delenv("TUNER_NO_SUCH", raising=False)
     with pytest.raises(ConfigError, match=r"output_dir: \{env:TUNER_NO_SUCH\} stands for the environment variable"):
         load_config(write_config(output_dir="{env:TUNER_NO_SUCH}/x"))
-
-
-def test_precisions_that_a_family_refuses_are_refused(write_config):
-    with pytest.raises(ConfigError, match="int2-quanto is refused for Toy: too coarse for Toy"):
-        load_config(write_config(base_model_precision="int2-quanto"))
-    with pytest.raises(ConfigError, match="stores weights that model_type full is to change"):
-        load_config(write_config(base_model_precision="int8-quanto", model_type="full"))
-    given = {"base_model_precision": "int8-quanto", "model_type": "full", "i_know_what_i_am_doing": True}
-    assert load_config(write_config(**given)).config.model.model_type == "full"
 
 
 def test_settings_that_exclude_each_other(write_config):

@@ -72,6 +72,15 @@ def test_policy_leaves_the_codec_alone():
         assert "int8-quanto" in part.refused["fp8-quanto"]
 
 
+def test_base_and_llama_are_quantised_by_one_library():
+    facts = plugin.describe_family()
+    encoders = facts.text_encoder_folders
+    assert encoders == ("text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4")
+    policy = plugin.quantisation_policy(HiDreamOptions())
+    number = encoders.index(next(name for name in facts.borrowed_folders if name in encoders)) + 1
+    assert policy.one_library == ("base_model_precision", f"text_encoder_{number}_precision")
+
+
 def test_every_tokenizer_takes_128_tokens():
     facts = plugin.describe_family()
     assert (facts.token_limit, facts.prompt_limits) == (128, None)

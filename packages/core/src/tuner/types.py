@@ -140,6 +140,12 @@ class FamilyFacts:
     inert_settings: Mapping[str, str] = field(default_factory=dict)
     advice: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def text_encoder_folders(self) -> tuple[str, ...]:
+        """Sub-folders of the text encoders, in the order in which settings count them; tokenizers are left out."""
+        folders = self.part_folders.get("text_encoders", ())
+        return tuple(folder for folder in folders if not folder.startswith("tokenizer"))
+
 
 @dataclass(frozen=True)
 class ComponentRequest:
@@ -266,9 +272,10 @@ class PartPolicy:
     """Which number formats one part may be stored in.
 
     Attributes:
-        allowed: Values of the precision setting that work.
+        allowed: Values of the precision setting that work: the conformance kit proves each of them. What is neither
+            allowed nor refused runs only for people who say that they know what they are doing.
         refused: Value -> reason, for those that must be turned down.
-        skip_layers: Glob patterns of layers that stay as they are.
+        skip_layers: Glob patterns of layers that stay as they are, with all that is inside them.
     """
 
     allowed: tuple[str, ...] = ("no_change",)
@@ -278,9 +285,15 @@ class PartPolicy:
 
 @dataclass(frozen=True)
 class QuantisationPolicy:
-    """The policy of each part that may be quantised. A part that is absent may not."""
+    """What may be stored in which number format.
+
+    Attributes:
+        parts: The policy of each part that may be quantised. A part that is absent may not.
+        one_library: Precision settings whose schemes must be of one library, where several of them quantise.
+    """
 
     parts: Mapping[Part, PartPolicy] = field(default_factory=dict)
+    one_library: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

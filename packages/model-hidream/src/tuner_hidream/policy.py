@@ -4,35 +4,22 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
-from tuner.types import PartPolicy, QuantisationPolicy
-
-_ALLOWED = ("no_change", "int8-quanto", "int4-quanto", "int8-torchao", "fp8-torchao", "nf4-bnb")
-_REFUSED = {
-    "fp8-quanto": "as large as int8-quanto, with eight times its error (0.04 against 0.005); use int8-quanto",
-    "int2-quanto": "its error is half of the output (0.49); use int4-quanto or int8-quanto",
-    "int4-torchao": "it needs kernels that torchao does not bring along; use int4-quanto",
-}
+from tuner.family.precision import proven_formats
+from tuner.types import QuantisationPolicy
 
 
 def hidream_policy(options: BaseModel) -> QuantisationPolicy:
     """Return the policy. The codec is absent: it is small, and its errors would be in every latent."""
     return QuantisationPolicy(
         {
-            "text_encoders": PartPolicy(_ALLOWED, _REFUSED, ("*embed*", "*norm*", "*text_projection*")),
-            "denoiser": PartPolicy(
-                _ALLOWED,
-                _REFUSED,
-                # Small layers in which rounding errors reach every token: time, text and pixels in, pixels out. The
-                # routers choose experts, where a small error makes a large difference.
-                (
-                    "t_embedder*",
-                    "p_embedder*",
-                    "x_embedder*",
-                    "caption_projection*",
-                    "*.gate",
-                    "*norm*",
-                    "final_layer*",
-                ),
+            "text_encoders": proven_formats("*embed*", "*norm*", "*text_projection*"),
+            # Small layers in which rounding errors reach every token: time, text and pixels in, pixels out. The
+            # routers choose experts, where a small error makes a large difference.
+            "denoiser": proven_formats(
+                *("t_embedder*", "p_embedder*", "x_embedder*", "caption_projection*", "*.gate"),
+                *("*norm*", "final_layer*"),
             ),
-        }
+        },
+        # Upstream's rule: Llama and the denoiser are quantised by the same library.
+        one_library=("base_model_precision", "text_encoder_4_precision"),
     )

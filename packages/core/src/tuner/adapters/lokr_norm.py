@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tuner.adapters.lycoris_layers import Layer
 from tuner.errors import ConfigError, Problem
+from tuner.quantisation.storing import dequantised_weight
 from tuner.randomness import normal_tensor
 
 
@@ -43,7 +44,7 @@ def init_lokr_norm(layers: Iterable[tuple[Layer, LokrModule]], norm: float, seed
     for layer, module in layers:
         noise = normal_tensor(module.lokr_w2.shape, seed, "lokr norm", sample=layer.name)
         module.lokr_w1.fill_(1)
-        module.lokr_w2.copy_(_like(module.org_module[0].weight, noise) * norm)
+        module.lokr_w2.copy_(_like(dequantised_weight(module.org_module[0]), noise) * norm)
 
 
 def _like(weight: Tensor, noise: Tensor) -> Tensor:

@@ -128,10 +128,16 @@ def _build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+_CHATTY = ("bitsandbytes", "torchao", "torch.utils._pytree")
+"""Loggers that report, when they are imported, kernels that other machines have."""
+
+
 def _configure_logging(debug: bool) -> None:
     # Libraries report what only their own developers can act on; ours reports for itself.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    for name in () if debug else _CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR)
     logger = logging.getLogger("tuner")
     if not logger.handlers:
         handler = _StandardError()

@@ -13,10 +13,11 @@ from tuner.config.model import ModelConfig
 from tuner.config.optimisation import OptimisationConfig
 from tuner.config.optimisation_checks import optimisation_conflicts, optimisation_warnings
 from tuner.config.precision import PrecisionConfig
+from tuner.config.storage import storage_problems
 from tuner.config.validation import ValidationConfig
 from tuner.errors import Problem
-from tuner.plugins import Family, create_manager
-from tuner.types import FamilyFacts, Part
+from tuner.plugins import Family
+from tuner.types import FamilyFacts
 
 
 def conflicts(topics: Mapping[str, Any], given: Mapping[str, Given], family: Family) -> list[Problem]:
@@ -25,7 +26,7 @@ def conflicts(topics: Mapping[str, Any], given: Mapping[str, Given], family: Fam
         *_model(topics, family.facts),
         *_optimisation(topics),
         *_flow(topics),
-        *_precision(topics, family),
+        *storage_problems(topics, family),
         *_memory(topics),
     ]
     return [
@@ -89,36 +90,6 @@ def _flow(topics: Mapping[str, Any]) -> Iterator[Problem]:
     chosen = [name for name in densities if getattr(flow, name)]
     if len(chosen) > 1:
         yield Problem(f"{' and '.join(chosen)} exclude each other", key=chosen[-1], remedy="turn one of them off")
-
-
-_PRECISIONS: dict[str, Part] = {
-    "base_model_precision": "denoiser",
-    **{f"text_encoder_{number}_precision": "text_encoders" for number in range(1, 5)},
-}
-"""Setting -> the part whose storage it decides on."""
-
-
-def _precision(topics: Mapping[str, Any], family: Family) -> Iterator[Problem]:
-    precision: PrecisionConfig | None = topics.get("precision")
-    model: ModelConfig | None = topics.get("model")
-    if precision is None or model is None:
-        return
-    stored = precision.base_model_precision
-    if stored != "no_change" and model.model_type == "full" and not model.i_know_what_i_am_doing:
-        yield Problem(
-            f"{stored} stores weights that model_type full is to change",
-            key="base_model_precision",
-            remedy="set it to no_change, or train with model_type lora",
-        )
-    quantised = [key for key in _PRECISIONS if getattr(precision, key) != "no_change"]
-    if not quantised or "family" not in topics:
-        return
-    policy = create_manager(family).hook.quantisation_policy(options=topics["family"])
-    for key in quantised:
-        part = policy.parts.get(_PRECISIONS[key]) if policy is not None else None
-        value = getattr(precision, key)
-        if part is not None and value in part.refused:
-            yield Problem(f"{value} is refused for {family.facts.title}: {part.refused[value]}", key=key)
 
 
 def _memory(topics: Mapping[str, Any]) -> Iterator[Problem]:

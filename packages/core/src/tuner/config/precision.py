@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import field_validator
 
-from tuner.config.settings import NOT_YET, Topic, setting
+from tuner.config.settings import Topic, setting
 
 StoredPrecision = Literal[
     "no_change", "int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto", "fp8uz-quanto",
@@ -14,7 +14,8 @@ StoredPrecision = Literal[
 ]  # fmt: skip
 """Formats that frozen weights may be stored in."""
 
-_UNQUANTISED = f"{NOT_YET}: frozen weights stay in the format of mixed_precision"
+ENCODER_KEYS = tuple(f"text_encoder_{number}_precision" for number in range(1, 5))
+"""Settings of the text encoders, in the order in which families count theirs."""
 
 
 class PrecisionConfig(Topic):
@@ -27,24 +28,30 @@ class PrecisionConfig(Topic):
         "no_change",
         "Storage format of the frozen base model.",
         needs={"model_type": ("lora",)},
-        unread=_UNQUANTISED,
         known=("fp8-native",),
     )
-    text_encoder_1_precision: StoredPrecision = setting(
-        "no_change", "Storage format of the first text encoder.", unread=_UNQUANTISED
+    text_encoder_1_precision: StoredPrecision = setting("no_change", "Storage format of the first text encoder.")
+    text_encoder_2_precision: StoredPrecision = setting("no_change", "Storage format of the second text encoder.")
+    text_encoder_3_precision: StoredPrecision = setting("no_change", "Storage format of the third text encoder.")
+    text_encoder_4_precision: StoredPrecision = setting("no_change", "Storage format of the fourth text encoder.")
+    quantize_via: Literal["cpu", "accelerator"] = setting(
+        "cpu", "Where weights are converted to their storage format; the stored weights are the same."
     )
-    text_encoder_2_precision: StoredPrecision = setting(
-        "no_change", "Storage format of the second text encoder.", unread=_UNQUANTISED
-    )
-    text_encoder_3_precision: StoredPrecision = setting(
-        "no_change", "Storage format of the third text encoder.", unread=_UNQUANTISED
-    )
-    text_encoder_4_precision: StoredPrecision = setting(
-        "no_change", "Storage format of the fourth text encoder.", unread=_UNQUANTISED
-    )
-    quantize_via: Literal["cpu", "accelerator", "pipeline"] = setting(
-        "cpu", "Where weights are converted to their storage format.", unread=_UNQUANTISED
-    )
+
+    def scheme_of_encoder(self, number: int) -> str:
+        """Return the storage format of a text encoder, counted from 0."""
+        value: str = getattr(self, ENCODER_KEYS[number]) if number < len(ENCODER_KEYS) else "no_change"
+        return value
+
+    @field_validator("quantize_via", mode="before")
+    @classmethod
+    def _families_load_their_parts(cls, value: object) -> object:
+        if value == "pipeline":
+            raise ValueError(
+                "pipeline lets a diffusers pipeline quantise while it loads, but here parts are loaded one by one; "
+                "use cpu, or accelerator"
+            )
+        return value
 
     @field_validator("mixed_precision", mode="before")
     @classmethod

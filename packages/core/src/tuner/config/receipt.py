@@ -13,8 +13,11 @@ from pydantic.fields import FieldInfo
 from tuner.config.dataset_file import INHERITED
 from tuner.config.datasets import DatasetConfig
 from tuner.config.keys import Given, all_settings
+from tuner.config.precision import ENCODER_KEYS
 from tuner.config.run import RunConfig
 from tuner.config.settings import HIDDEN, NOT_YET, field_extra, is_secret, without_secrets
+from tuner.config.storage import stored_parts
+from tuner.quantisation.schemes import UNQUANTISED
 from tuner.types import FamilyFacts
 
 
@@ -99,6 +102,13 @@ def _special(config: RunConfig, given: Mapping[str, Given], facts: FamilyFacts) 
     if config.optimisation.optimizer_spec.bounds_itself:
         for key in {"max_grad_norm", "grad_clip_method"} & given.keys():
             yield key, f"{config.optimisation.optimizer} limits its own updates"
+    stored = stored_parts(config.precision, config.model, facts)
+    encoders = len(facts.text_encoder_folders)
+    for key in ENCODER_KEYS[encoders:]:
+        if key in given and getattr(config.precision, key) != UNQUANTISED:
+            yield key, f"{facts.title} has {encoders or 'no'} text encoder{'s' if encoders > 1 else ''}"
+    if "quantize_via" in given and config.precision.quantize_via != "cpu" and not stored:
+        yield "quantize_via", "nothing is quantised"
     alignment = given.get("aspect_bucket_alignment")
     if alignment and alignment.origin != "family" and config.data.aspect_bucket_alignment != facts.pixel_alignment:
         yield "aspect_bucket_alignment", f"{facts.title} needs sides in multiples of {facts.pixel_alignment}"

@@ -14,6 +14,7 @@ from tuner.config.keys import Given, describe_errors
 from tuner.config.lycoris import LycorisConfig
 from tuner.config.placeholders import Expansion
 from tuner.config.reader import read_document
+from tuner.config.storage import adapter_problems
 from tuner.errors import ConfigError, Problem
 
 
@@ -81,7 +82,7 @@ def read_references(topics: Mapping[str, Any], given: Mapping[str, Given], readi
         _check_regularisation(topics, datasets, data.data_backend_config, given, reading)
     model, adapter = topics.get("model"), topics.get("adapter")
     if model and adapter and model.model_type == "lora" and adapter.lora_type == "lycoris":
-        parts["lycoris"] = _read_lycoris(adapter.lycoris_config, given, reading)
+        parts["lycoris"] = _read_lycoris(topics, given, reading)
     if validation := topics.get("validation"):
         parts["prompts"] = _read_prompts(validation, given, reading)
     return parts
@@ -119,8 +120,8 @@ def _check_regularisation(
             )
 
 
-def _read_lycoris(path: Path, given: Mapping[str, Given], reading: Reading) -> LycorisConfig | None:
-    found = reading.find(path, given.get("lycoris_config"), "lycoris_config")
+def _read_lycoris(topics: Mapping[str, Any], given: Mapping[str, Given], reading: Reading) -> LycorisConfig | None:
+    found = reading.find(topics["adapter"].lycoris_config, given.get("lycoris_config"), "lycoris_config")
     content = reading.read(found) if found else None
     if found is None or content is None:
         return None
@@ -128,10 +129,12 @@ def _read_lycoris(path: Path, given: Mapping[str, Given], reading: Reading) -> L
         reading.problems.append(Problem(f"must be an object, not {type(content).__name__}", str(found)))
         return None
     try:
-        return LycorisConfig.model_validate(content)
+        lycoris = LycorisConfig.model_validate(content)
     except ValidationError as error:
         reading.problems += describe_errors(error, str(found), LycorisConfig)
         return None
+    reading.problems += adapter_problems(topics, lycoris, str(found))
+    return lycoris
 
 
 def _read_prompts(validation: Any, given: Mapping[str, Given], reading: Reading) -> dict[str, str]:

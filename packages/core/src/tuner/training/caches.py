@@ -67,10 +67,19 @@ def conditioning_cache(session: Session) -> ConditioningCache:
         ShardStore(text_folder(session.config)),
         family_name=session.facts.name,
         # Prompts are prepared by these libraries, so another version of theirs may mean another conditioning.
-        encoder_fingerprint=f"{fingerprint_of(session, 'text_encoders')} {_versions('diffusers', 'transformers')}",
+        encoder_fingerprint=" ".join(
+            [fingerprint_of(session, "text_encoders"), _versions("diffusers", "transformers"), *_stored(session)]
+        ),
         dtype=session.dtype,
         options_json=session.config.family.model_dump_json(include=None if read is None else set(read)),
     )
+
+
+def _stored(session: Session) -> Iterable[str]:
+    """Yield how each quantised text encoder is stored, and by which version of which library."""
+    for part in session.stored:
+        if part.part == "text_encoders":
+            yield f"{part.folder} {part.scheme.name} {_versions(part.scheme.library.package)}"
 
 
 def _versions(*packages: str) -> str:

@@ -16,6 +16,7 @@ from tuner.config.loading import LoadedConfig
 from tuner.config.optimisation import OptimisationConfig
 from tuner.config.receipt import scrubbed, settings_receipt
 from tuner.config.run import RunConfig
+from tuner.config.storage import StoredPart
 from tuner.data.plan import Plan
 from tuner.errors import CheckpointError
 from tuner.optim.schedules import Schedule
@@ -35,7 +36,7 @@ def run_identity(session: Session, plan: Plan, schedule: Schedule) -> dict[str, 
         "family": session.facts.name,
         "kind": kind,
         "batch": f"{config.optimisation.train_batch_size} x {config.optimisation.gradient_accumulation_steps}",
-        "precision": config.precision.mixed_precision,
+        "precision": "; ".join([config.precision.mixed_precision, *map(_storage, session.stored)]),
         "optimizer": _optimizer_identity(config.optimisation),
         "schedule": schedule.identity(),
         "data": plan.fingerprint(),
@@ -47,6 +48,10 @@ def _optimizer_identity(optimisation: OptimisationConfig) -> str:
     written = f" {json.dumps(arguments, sort_keys=True)}" if arguments else ""
     released = ", gradients released" if optimisation.releases_gradients else ""
     return f"{optimisation.optimizer}{written}{released}"
+
+
+def _storage(part: StoredPart) -> str:
+    return f"{part.folder} {part.scheme.name}"
 
 
 _MENDABLE = {"batch", "data", "schedule"}

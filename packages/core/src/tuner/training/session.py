@@ -7,6 +7,7 @@ import logging
 import secrets
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from accelerate import Accelerator
 from tuner.caching.fingerprints import weights_fingerprint
 from tuner.config import RunConfig
 from tuner.config.loading import LoadedConfig
+from tuner.config.storage import StoredPart, stored_parts
 from tuner.errors import TunerError
 from tuner.plugins import create_extensions, create_manager
 from tuner.tracking.bars import hide_library_bars
 from tuner.training.sources import ModelFolders, ModelSource, fetch_parts, resolve_source
+from tuner.training.storage import check_devices, store_components
 from tuner.types import ComponentRequest, Components, FamilyFacts, Part
 
 logger = logging.getLogger(__name__)
@@ -69,7 +72,8 @@ class Session:
         return getattr(torch, self.facts.codec_dtype) if self.facts.codec_dtype else self.dtype
 
     def load(self, *parts: Part, folder: Path | None = None) -> Components:
-        """Load parts of the base model, or of the model in `folder`."""
+        """Load parts of the base model, or of the model in `folder`, stored as the precision settings say."""
+        stored = [part for part in self.stored if part.part in parts]
         folders = ModelFolders(folder) if folder else fetch_parts(self.source, parts, self.facts)
         request = ComponentRequest(
             folder=folders.root,
@@ -77,17 +81,29 @@ class Session:
             parts=frozenset(parts),
             dtype=self.dtype,
             dtypes={"codec": self.codec_dtype},
-            device=self.device,
+            # What is quantised goes to the device afterwards, when it is small.
+            device=torch.device("cpu") if stored else self.device,
             options=self.config.family,
         )
-        return self.hook.load_components(request=request)
+        components: Components = self.hook.load_components(request=request)
+        if stored:
+            policy = self.hook.quantisation_policy(options=self.config.family)
+            via = self.device if self.config.precision.quantize_via == "accelerator" else torch.device("cpu")
+            store_components(components, stored, policy, via=via, device=self.device)
+        return components
+
+    @cached_property
+    def stored(self) -> tuple[StoredPart, ...]:
+        """What is quantised."""
+        return stored_parts(self.config.precision, self.config.model, self.facts)
 
 
 def open_session(loaded: LoadedConfig) -> Session:
     """Put plugins, base model and device together; nothing is loaded yet.
 
     Raises:
-        TunerError: The base model's folder is none, an extension is broken, or several processes were launched.
+        TunerError: The base model's folder is none, an extension is broken, several processes were launched, or
+            weights are to be stored in a format that the device cannot compute with.
     """
     hide_library_bars()
     extensions = create_extensions(loaded.config)
@@ -99,7 +115,9 @@ def open_session(loaded: LoadedConfig) -> Session:
             f"{accelerator.num_processes} processes were launched; this version trains on one device\n"
             "    -> start it without a launcher, or with num_processes 1"
         )
-    return Session(loaded, manager.hook, source, accelerator, _seed(loaded.config.model.seed))
+    session = Session(loaded, manager.hook, source, accelerator, _seed(loaded.config.model.seed))
+    check_devices(session.stored, session.device)
+    return session
 
 
 def fingerprint_of(session: Session, part: Part) -> str:
