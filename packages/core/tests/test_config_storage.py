@@ -51,7 +51,7 @@ def test_weights_that_are_trained_are_not_stored_rounded(write_config):
     assert stored_parts(loaded.config.precision, loaded.config.model, loaded.family.facts) == ()
 
 
-@pytest.mark.parametrize(("scheme", "extra"), [("int8-quanto", "quanto"), ("nf4-bnb", "bnb")])
+@pytest.mark.parametrize(("scheme", "extra"), [("int8-quanto", "quanto"), ("nf4-bnb", "bitsandbytes")])
 def test_a_library_that_is_missing_is_named_with_what_installs_it(write_config, monkeypatch, scheme, extra):
     real = importlib.metadata.distribution
 

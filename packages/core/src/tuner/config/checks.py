@@ -12,7 +12,6 @@ from tuner.config.memory import MemoryConfig
 from tuner.config.model import ModelConfig
 from tuner.config.optimisation import OptimisationConfig
 from tuner.config.optimisation_checks import optimisation_conflicts, optimisation_warnings
-from tuner.config.precision import PrecisionConfig
 from tuner.config.storage import storage_problems
 from tuner.config.validation import ValidationConfig
 from tuner.errors import Problem
