@@ -13,6 +13,7 @@ from tuner.config.loading import load_config
 from tuner.config.scheduled_sampling import ScheduledSamplingConfig
 from tuner.errors import ConfigError
 from tuner.training.interruption import StopRequest
+from tuner.training.rollout import Rollout
 from tuner.training.run import prepare_run, train
 from tuner.training.step import Learning, backward_step, prepare_batch, sample_losses
 
@@ -167,7 +168,7 @@ def test_rollouts_take_up_to_the_offset_steps_without_gradient(project):
         for drawn in run.source.step(step):
             calls = count_calls(learning, drawn)
             assert not any(calls)
-            assert len(calls) == (0 if drawn.rollout is None else int(drawn.rollout.max()))
+            assert len(calls) == (0 if drawn.rollout is None else int(drawn.rollout.moves.max()))
             counts.add(len(calls))
     assert max(counts) == 5
 
@@ -184,7 +185,7 @@ def test_a_true_velocity_rolls_out_onto_the_same_line(project):
     """With a perfect model the state after a rollout is the mixture at its sigma, and the target is unchanged."""
     run, learning = prepared(project(dataset=SQUARE, **ROLLOUTS))
     (drawn,) = run.source.step(0)
-    drawn = replace(drawn, rollout=torch.tensor([5, 2]))
+    drawn = replace(drawn, rollout=Rollout(torch.tensor([5, 2])))
     plain = replace(drawn, rollout=None)
     expected = prepare_batch(learning, plain)
 

@@ -13,10 +13,8 @@ from tuner.adapters.base import Trainable
 from tuner.errors import NonFiniteError
 from tuner.flow import expand_sigma, mix, velocity_loss
 from tuner.training.batches import DrawnBatch
+from tuner.training.rollout import Rollout, integrate, start_sigma
 from tuner.types import Batch, Components, Prediction
-
-ROLLOUT_STEP = 1e-3
-"""Length in sigma of one model step of a rollout."""
 
 
 @dataclass(frozen=True)
@@ -50,35 +48,28 @@ def prepare_batch(learning: Learning, drawn: DrawnBatch) -> Batch:
     batch = drawn.noised(learning.device, learning.dtype)
     with torch.no_grad():
         if drawn.rollout is not None:
-            batch = roll_out(learning, batch, drawn)
+            batch = roll_out(learning, batch, drawn, drawn.rollout)
         if drawn.regularisation:
             with learning.trainable.disabled():
                 batch = replace(batch, target=learning.predict(batch).velocity.float())
     return batch
 
 
-def roll_out(learning: Learning, batch: Batch, drawn: DrawnBatch) -> Batch:
-    """Start samples at more noise and let the model bring them to their sigma, by Euler steps.
+def roll_out(learning: Learning, batch: Batch, drawn: DrawnBatch, rollout: Rollout) -> Batch:
+    """Start samples at more noise and let the model bring them to their sigma.
 
     The target becomes the velocity that leads from the state reached to the clean latent: (x - x0) / sigma.
     """
-    assert drawn.rollout is not None
-    steps = int(drawn.rollout.max())
-    moves = drawn.rollout.to(learning.device)
+
+    def velocity(x: Tensor, sigma_B: Tensor) -> Tensor:
+        return learning.predict(replace(batch, x=x.to(learning.dtype), sigma=sigma_B)).velocity.float()
+
     latents, noise = drawn.latents.to(learning.device), drawn.noise.to(learning.device)
-    sigma_end = batch.sigma
-    sigma = torch.clamp(sigma_end + moves * ROLLOUT_STEP, max=1.0)
-    x = mix(latents, noise, sigma)
-    for left in range(steps, 0, -1):
-        # A sample with fewer moves waits at its start until its turn comes.
-        following = torch.minimum(sigma, torch.clamp(sigma_end + (left - 1) * ROLLOUT_STEP, max=1.0))
-        state = replace(batch, x=x.to(learning.dtype), sigma=sigma)
-        velocity = learning.predict(state).velocity.float()
-        x = x + expand_sigma(following - sigma, x) * velocity
-        sigma = following
-    moved = expand_sigma(moves > 0, x)
-    target = torch.where(moved, (x - latents) / expand_sigma(sigma_end, x), batch.target)
-    return replace(batch, x=torch.where(moved, x, batch.x.float()).to(learning.dtype), target=target)
+    start = mix(latents, noise, start_sigma(drawn.sigma, rollout).to(learning.device))
+    x = integrate(velocity, start, drawn.sigma, rollout)
+    moved = expand_sigma(rollout.moves.to(learning.device) > 0, x)
+    target = torch.where(moved, (x - latents) / expand_sigma(batch.sigma, x), batch.target)
+    return replace(batch, x=torch.where(moved, x.to(learning.dtype), batch.x), target=target)
 
 
 def sample_losses(learning: Learning, batch: Batch, mask: Tensor | None = None) -> tuple[Tensor, Prediction]:

@@ -16,7 +16,8 @@ from tuner.testing.family import FamilyUnderTest, relative_error
 from tuner.testing.learning import KINDS, drawn, learner, learning
 from tuner.testing.oracle import Convention, answering
 from tuner.training.batches import DrawnBatch
-from tuner.training.step import ROLLOUT_STEP, Learning, backward_step, prepare_batch, sample_losses
+from tuner.training.rollout import ROLLOUT_STEP, Rollout
+from tuner.training.step import Learning, backward_step, prepare_batch, sample_losses
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,7 @@ def test_regularisation_aims_at_the_base_model(family: FamilyUnderTest, subject:
 
 def test_a_rollout_on_the_true_velocity_stays_on_the_line(family: FamilyUnderTest) -> None:
     """Led by the oracle from more noise to its sigma, a sample comes to where it would have been mixed."""
-    batch = replace(drawn(family), rollout=torch.tensor([3, 1]))
+    batch = replace(drawn(family), rollout=Rollout(torch.tensor([3, 1])))
     made = learner(family, KINDS["full"])
     denoiser = made.trainable.denoiser
     oracle = _TrueVelocity(Convention.of(family), batch)
