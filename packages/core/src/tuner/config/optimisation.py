@@ -59,5 +59,4 @@ class OptimisationConfig(Topic):
         unit="blocks",
         ge=1,
         needs={"gradient_checkpointing": (True,)},
-        unread=f"{NOT_YET}: every block is recomputed",
     )

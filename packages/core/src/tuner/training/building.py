@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
 from tuner.adapters.create import create_trainable
-from tuner.errors import TunerError
 from tuner.flow import AutoShift
 from tuner.optim.ema import MovingAverage
 from tuner.optim.optimizers import create_optimizer
 from tuner.training.batches import BatchSource
 from tuner.training.data import PreparedData
 from tuner.training.loop import Learner
+from tuner.training.recomputing import recompute_blocks
 from tuner.training.session import Session
-from tuner.types import FamilyFacts
 
 
 def build_learner(session: Session, *, fresh: bool) -> Learner:
@@ -43,7 +40,7 @@ def build_learner(session: Session, *, fresh: bool) -> Learner:
         fresh=fresh,
     )
     if config.optimisation.gradient_checkpointing:
-        _enable_checkpointing(denoiser, session.facts)
+        recompute_blocks(denoiser, session.facts.title, config.optimisation.gradient_checkpointing_interval or 1)
     denoiser.train()
     parameters = trainable.named_parameters()
     optimisation = config.optimisation
@@ -76,10 +73,3 @@ def build_source(session: Session, learner: Learner, data: PreparedData) -> Batc
         scheduled_sampling=session.config.scheduled_sampling,
         pin=session.device.type == "cuda",
     )
-
-
-def _enable_checkpointing(denoiser: nn.Module, facts: FamilyFacts) -> None:
-    enable = getattr(denoiser, "enable_gradient_checkpointing", None)
-    if enable is None:
-        raise TunerError(f"gradient_checkpointing: {facts.title} cannot recompute activations\n    -> set it to false")
-    enable()
