@@ -30,7 +30,7 @@ def gradients(run, learning, micro_batches):
     parameters = [parameter for _, parameter in run.learner.trainable.named_parameters()]
     for parameter in parameters:
         parameter.grad = None
-    loss, parts = backward_step(learning, micro_batches, lambda value: value.backward())
+    loss, parts, _ = backward_step(learning, micro_batches, lambda value: value.backward())
     return loss, parts, torch.cat([parameter.grad.flatten() for parameter in parameters])
 
 

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from tuner.caching.conditionings import collate
+from tuner.caching.filling import is_finite
 from tuner.config.scheduled_sampling import ScheduledSamplingConfig
 from tuner.data.order import Draw, micro_batch, samples_before
 from tuner.data.plan import Plan
 from tuner.data.sample import Sample
+from tuner.errors import NonFiniteError
 from tuner.flow import SigmaSchedule, mix, velocity_target
 from tuner.randomness import generator, normal_tensor
 from tuner.training.rollout import ROLLOUT_STEP, Rollout
@@ -143,7 +145,7 @@ class BatchSource:
         if self.in_epoch is not None:
             draws = [replace(draw, sample=self.in_epoch(draw.sample, draw.epoch)) for draw in draws]
         keys = [draw.name for draw in draws]
-        latents = torch.stack([self._latent(draw.sample) for draw in draws])
+        latents = torch.stack([self._latent(draw.sample, step) for draw in draws])
         sigmas = self._sigmas(step, index, keys, latents)
         noise = torch.stack([normal_tensor(latents.shape[1:], self.seed, "noise", step, key) for key in keys])
         rows = [self._conditioning(draw, step, key) for draw, key in zip(draws, keys, strict=True)]
@@ -169,9 +171,11 @@ class BatchSource:
         ]
         return torch.tensor(sigmas, dtype=torch.float32)
 
-    def _latent(self, sample: Sample) -> Tensor:
-        key = (sample.key, sample.geometry.crop)
-        return self._rows.get(key, lambda: {"latent": self.read_latent(sample).float()})["latent"]
+    def _latent(self, sample: Sample, step: int) -> Tensor:
+        def read() -> Conditioning:
+            return self._sound({"latent": self.read_latent(sample).float()}, f"latent of {sample.key}", step)
+
+        return self._rows.get((sample.key, sample.geometry.crop), read)["latent"]
 
     def _masks(self, draws: Sequence[Draw]) -> Tensor | None:
         """A micro-batch is of one data set, which has a mask for every picture or none at all."""
@@ -200,13 +204,25 @@ class BatchSource:
     def _conditioning(self, draw: Draw, step: int, key: str) -> Conditioning:
         dropout = self.caption_dropout
         if dropout and generator(self.seed, "caption_dropout", step, key).random() < dropout:
-            return self._encoded("", "unconditional")
+            return self._encoded("", "unconditional", step)
         captions = draw.sample.captions
         chosen = int(generator(self.seed, "caption", step, key).integers(len(captions))) if len(captions) > 1 else 0
-        return self._encoded(captions[chosen], "caption")
+        return self._encoded(captions[chosen], "caption", step)
 
-    def _encoded(self, prompt: str, role: Role) -> Conditioning:
-        return self._rows.get((prompt, role), lambda: self.read_conditioning(prompt, role))
+    def _encoded(self, prompt: str, role: Role, step: int) -> Conditioning:
+        def read() -> Conditioning:
+            return self._sound(self.read_conditioning(prompt, role), f"conditioning of the {role} {prompt!r}", step)
+
+        return self._rows.get((prompt, role), read)
+
+    def _sound(self, row: Conditioning, subject: str, step: int) -> Conditioning:
+        """Nothing that is not finite is cached by this version, but others may have."""
+        if all(map(is_finite, row.values())):
+            return row
+        raise NonFiniteError(
+            f"the {subject} holds NaN or infinite values (step {step + 1}, seed {self.seed})\n"
+            "    -> delete the cache folder that it lies in; `tuner cache` fills it again"
+        )
 
 
 def _size(row: Conditioning) -> int:

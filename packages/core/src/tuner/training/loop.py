@@ -19,7 +19,8 @@ from tuner.optim.ema import MovingAverage
 from tuner.optim.schedules import learning_rate_factor
 from tuner.randomness import seeded_torch
 from tuner.training.batches import BatchSource, DrawnBatch
-from tuner.training.step import FiniteGuard, Learning, backward_step
+from tuner.training.guard import FiniteGuard, TakenStep
+from tuner.training.step import Learning, backward_step
 from tuner.types import Components, StepEnded
 
 logger = logging.getLogger(__name__)
@@ -83,28 +84,50 @@ class Loop:
         """Take steps `first` to `last - 1`, counted from 0; after each, yield how many have been taken in all.
 
         Raises:
-            NonFiniteError: A loss was NaN or infinite.
+            NonFiniteStepError: A loss or a gradient was NaN or infinite.
         """
         if first >= last:
             return
         for step, micro_batches in zip(range(first, last), self._source.steps(first, last), strict=True):
-            self._take(step, micro_batches)
+            taken, metrics = self.take(step, micro_batches)
+            self._report(taken, metrics)
             yield step + 1
 
-    def _take(self, step: int, micro_batches: list[DrawnBatch]) -> None:
+    def take(self, step: int, micro_batches: list[DrawnBatch]) -> tuple[TakenStep, dict[str, Tensor]]:
+        """Take step `step`, counted from 0, and return what it leaves and its metrics. Nobody else is told."""
         optimisation = self._config.optimisation
         factor = learning_rate_factor(optimisation.lr_scheduler, step, optimisation.lr_warmup_steps)
         learning_rate = optimisation.learning_rate * factor
         for group in self._learner.optimizer.param_groups:
             group["lr"] = learning_rate
         with self._dropout_draws(step):
-            loss, metrics = backward_step(self._learning, micro_batches, self._backward)
-        metrics.update(self._clip(self._is_logged(step + 1)))
+            losses = backward_step(self._learning, micro_batches, self._backward)
+        size = self._clip(self._is_logged(step + 1))
         self._learner.optimizer.step()
         self._learner.optimizer.zero_grad(set_to_none=True)
         if self._learner.average is not None:
             self._learner.average.update(step + 1)
-        self._report(step + 1, loss, learning_rate, micro_batches, metrics)
+        taken = TakenStep(
+            step=step + 1,
+            keys=tuple(key for batch in micro_batches for key in batch.keys),
+            sigmas=tuple(batch.sigma for batch in micro_batches),
+            losses=tuple(losses.samples),
+            loss=losses.total,
+            learning_rate=learning_rate,
+            gradient=next(iter(size.values()), None),
+        )
+        return taken, {**losses.parts, **size}
+
+    def check(self) -> None:
+        """Make sure that all steps up to here were sound, before anything is saved. The device is waited for.
+
+        Raises:
+            NonFiniteStepError: A loss, gradient, weight or value of the optimizer is NaN or infinite.
+        """
+        self.guard.check()
+        state = [value for values in self._learner.optimizer.state.values() for value in values.values()]
+        tensors = [value for value in state if isinstance(value, Tensor)]
+        self.guard.check_saved([*self._learner.trainable.state().values(), *tensors])
 
     def _clip(self, logged: bool) -> dict[str, Tensor]:
         method, limit = self._config.optimisation.grad_clip_method, self._config.optimisation.max_grad_norm
@@ -117,21 +140,13 @@ class Loop:
     def _is_logged(self, taken: int) -> bool:
         return taken == 1 or taken % self._config.tracking.log_interval == 0
 
-    def _report(
-        self,
-        taken: int,
-        loss: Tensor,
-        learning_rate: float,
-        micro_batches: list[DrawnBatch],
-        metrics: dict[str, Tensor],
-    ) -> None:
-        self.guard.add(taken, loss, micro_batches)
+    def _report(self, taken: TakenStep, metrics: dict[str, Tensor]) -> None:
+        self.guard.add(taken)
         # Reading a loss on the CPU waits for nothing, so there every step can be judged at once.
-        logged = self._is_logged(taken)
+        logged = self._is_logged(taken.step)
         if logged or self._device.type == "cpu":
             self.guard.check()
-        samples = sum(len(batch.keys) for batch in micro_batches)
-        event = StepEnded(taken, loss, learning_rate, samples, metrics, logged)
+        event = StepEnded(taken.step, taken.loss, taken.learning_rate, len(taken.keys), metrics, logged)
         self._hook.step_ended(event=event)
 
     def _dropout_draws(self, step: int) -> AbstractContextManager[None]:

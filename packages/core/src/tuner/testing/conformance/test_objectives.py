@@ -47,10 +47,10 @@ def test_a_black_mask_gives_no_loss_and_no_gradient(family: FamilyUnderTest, sub
 def test_a_white_mask_is_no_mask(family: FamilyUnderTest, subject: Learning) -> None:
     """Where everything is inside the mask, loss and gradients are those without one, bit for bit."""
     batch = drawn(family)
-    loss, _ = backward_step(subject, [replace(batch, mask=_mask(batch, 1.0))], Tensor.backward)
+    loss, _, _ = backward_step(subject, [replace(batch, mask=_mask(batch, 1.0))], Tensor.backward)
     masked = _gradients(subject)
     subject.trainable.denoiser.zero_grad()
-    expected_loss, _ = backward_step(subject, [batch], Tensor.backward)
+    expected_loss, _, _ = backward_step(subject, [batch], Tensor.backward)
     expected = _gradients(subject)
     assert torch.equal(loss, expected_loss)
     assert any(torch.count_nonzero(gradient) for gradient in expected.values())
@@ -76,7 +76,7 @@ def test_a_mask_weighs_the_cells_that_it_lies_on(family: FamilyUnderTest, subjec
 
 def test_a_new_adapter_has_nothing_to_unlearn(family: FamilyUnderTest, subject: Learning) -> None:
     """On regularisation data, an adapter that does nothing yet has no loss, and no gradient but auxiliary ones."""
-    _, parts = backward_step(subject, [replace(drawn(family), regularisation=True)], Tensor.backward)
+    _, parts, _ = backward_step(subject, [replace(drawn(family), regularisation=True)], Tensor.backward)
     assert float(parts["regularisation_loss"]) <= 1e-10
     if len(parts) == 1:
         assert all(float(gradient.abs().max()) <= 1e-6 for gradient in _gradients(subject).values())
