@@ -84,6 +84,16 @@ def test_a_sample_does_not_depend_on_those_beside_it(integrator, order):
         assert torch.equal(together[here], alone)
 
 
+def test_euler_has_one_order():
+    x, end, moves = torch.randn(1, 1, 4, 4), torch.tensor([0.1]), torch.tensor([9])
+    plain, second = (integrate(curved, x, end, Rollout(moves, "euler", order)) for order in (1, 2))
+    assert torch.equal(plain, second)
+    by_hand = x.clone()
+    for step in range(9, 0, -1):
+        by_hand -= 1e-3 * curved(by_hand, end + step * 1e-3)
+    torch.testing.assert_close(plain, by_hand, rtol=0, atol=1e-5)
+
+
 def test_higher_orders_are_nearer_to_the_flow():
     """For data of one variance the flow is known: x(sigma) / sqrt((1 - sigma)^2 + sigma^2) stays what it is."""
 

@@ -38,7 +38,7 @@ class Rollout:
     Attributes:
         moves: Model steps of each sample, of shape (B,).
         integrator: Method.
-        order: Its order, 1 or 2; Euler's method has the first.
+        order: Order of `dpm` and `unipc`, 1 or 2; Euler's method has the first, whatever this says.
     """
 
     moves: Tensor
@@ -109,7 +109,7 @@ def _plan(ends: NDArray[np.float64], rollout: Rollout, like: Tensor) -> list[_St
     with np.errstate(divide="ignore", invalid="ignore"):
         lengths = np.diff(np.log1p(-sigmas) - np.log(sigmas), axis=0)
         quotients = np.zeros_like(lengths)
-        if rollout.order > 1:
+        if rollout.integrator != "euler" and rollout.order > 1:
             quotients[1:] = np.where(moving[1:] & moving[:-1], lengths[1:] / lengths[:-1], 0.0)
         past, present = _corrector(lengths, quotients)
     numbers = np.stack([sigmas[:-1], sigmas[1:] / sigmas[:-1], quotients / 2, past, present], axis=1)

@@ -184,8 +184,7 @@ class Run:
                 exported = export_result(self.session, self.learner, self.source.step(0)[0], self._metadata(step))
                 outcome = "done"
         except NonFiniteStepError as error:
-            record = write_record(error, self.session, self.identity)
-            raise NonFiniteError(f"{error}; `tuner replay {record}` shows where it begins") from error
+            raise NonFiniteError(f"{error}; {self._record(error)}") from error
         except KeyboardInterrupt:
             outcome = "interrupted"
             raise
@@ -247,6 +246,14 @@ class Run:
         )
         prune_checkpoints(self._output_dir, self._config.checkpoints.checkpoints_total_limit)
         self.session.hook.checkpoint_saved(event=CheckpointSaved(step, folder))
+
+    def _record(self, error: NonFiniteStepError) -> str:
+        """Write the replay record and say what to do with it."""
+        try:
+            record = write_record(error, self.session, self.identity)
+        except OSError as failure:  # the fault itself matters more
+            return f"a replay record could not be written: {failure}"
+        return f"`tuner replay {record}` shows where it begins"
 
     def _metadata(self, step: int) -> dict[str, str]:
         return export_metadata(self.session, step, self.identity["data"])

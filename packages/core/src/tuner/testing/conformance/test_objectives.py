@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from tuner.testing.family import FamilyUnderTest, relative_error
 from tuner.testing.learning import KINDS, drawn, learner, learning
 from tuner.testing.oracle import Convention, answering
 from tuner.training.batches import DrawnBatch
-from tuner.training.rollout import ROLLOUT_STEP, Rollout
+from tuner.training.rollout import ROLLOUT_STEP, Integrator, Rollout
 from tuner.training.step import Learning, backward_step, prepare_batch, sample_losses
 
 
@@ -95,9 +95,10 @@ def test_regularisation_aims_at_the_base_model(family: FamilyUnderTest, subject:
     assert bool((losses > 1e-6 * base.square().mean()).all()), "an adapter far from the base model has no loss"
 
 
-def test_a_rollout_on_the_true_velocity_stays_on_the_line(family: FamilyUnderTest) -> None:
+@pytest.mark.parametrize("integrator", get_args(Integrator))
+def test_a_rollout_on_the_true_velocity_stays_on_the_line(family: FamilyUnderTest, integrator: Integrator) -> None:
     """Led by the oracle from more noise to its sigma, a sample comes to where it would have been mixed."""
-    batch = replace(drawn(family), rollout=Rollout(torch.tensor([3, 1])))
+    batch = replace(drawn(family), rollout=Rollout(torch.tensor([3, 1]), integrator, order=2))
     made = learner(family, KINDS["full"])
     denoiser = made.trainable.denoiser
     oracle = _TrueVelocity(Convention.of(family), batch)
