@@ -13,6 +13,7 @@ from tuner.config.loading import load_config
 from tuner.config.scheduled_sampling import ScheduledSamplingConfig
 from tuner.errors import ConfigError
 from tuner.training.interruption import StopRequest
+from tuner.training.rollout import Rollout
 from tuner.training.run import prepare_run, train
 from tuner.training.step import Learning, backward_step, prepare_batch, sample_losses
 
@@ -29,7 +30,7 @@ def gradients(run, learning, micro_batches):
     parameters = [parameter for _, parameter in run.learner.trainable.named_parameters()]
     for parameter in parameters:
         parameter.grad = None
-    loss, parts = backward_step(learning, micro_batches, lambda value: value.backward())
+    loss, parts, _ = backward_step(learning, micro_batches, lambda value: value.backward())
     return loss, parts, torch.cat([parameter.grad.flatten() for parameter in parameters])
 
 
@@ -147,6 +148,9 @@ def test_regularisation_needs_a_base_model(project):
 ROLLOUTS = {"scheduled_sampling_max_step_offset": 5, "scheduled_sampling_probability": 1.0}
 
 
+LONG = {"scheduled_sampling_strategy": "biased_late", "scheduled_sampling_sampler": "unipc"}
+
+
 def count_calls(learning, drawn):
     calls = []
     hook = learning.hook
@@ -167,7 +171,7 @@ def test_rollouts_take_up_to_the_offset_steps_without_gradient(project):
         for drawn in run.source.step(step):
             calls = count_calls(learning, drawn)
             assert not any(calls)
-            assert len(calls) == (0 if drawn.rollout is None else int(drawn.rollout.max()))
+            assert len(calls) == (0 if drawn.rollout is None else int(drawn.rollout.moves.max()))
             counts.add(len(calls))
     assert max(counts) == 5
 
@@ -184,7 +188,7 @@ def test_a_true_velocity_rolls_out_onto_the_same_line(project):
     """With a perfect model the state after a rollout is the mixture at its sigma, and the target is unchanged."""
     run, learning = prepared(project(dataset=SQUARE, **ROLLOUTS))
     (drawn,) = run.source.step(0)
-    drawn = replace(drawn, rollout=torch.tensor([5, 2]))
+    drawn = replace(drawn, rollout=Rollout(torch.tensor([5, 2])))
     plain = replace(drawn, rollout=None)
     expected = prepare_batch(learning, plain)
 
@@ -209,11 +213,50 @@ def test_the_ramp_of_rollouts():
     assert cosine.probability(35) == pytest.approx(0.1 + 0.4 * 0.14644661)
 
 
+def test_the_sampler_of_rollouts_acts(project):
+    """States that two integrators reach differ a little, most where a model step removes much of the noise."""
+    reached = {}
+    for sampler in ("euler", "dpm", "unipc"):
+        settings = {**ROLLOUTS, "scheduled_sampling_sampler": sampler, "flow_custom_timesteps": "0.001"}
+        run, learning = prepared(project(dataset=SQUARE, **settings))
+        drawn = next(
+            batch
+            for step in range(20)
+            for batch in run.source.step(step)
+            if batch.rollout and min(batch.rollout.moves) > 2
+        )
+        reached[sampler] = prepare_batch(learning, drawn).x
+    assert not torch.equal(reached["euler"], reached["dpm"])
+    assert not torch.equal(reached["dpm"], reached["unipc"])
+    torch.testing.assert_close(reached["euler"], reached["unipc"], rtol=0, atol=1e-3)
+
+
+def test_samples_without_noise_are_not_rolled_out(project):
+    run, learning = prepared(project(dataset=SQUARE, flow_custom_timesteps="0, 0.0005, 0.5", **ROLLOUTS))
+    rolled = 0
+    for step in range(12):
+        for drawn in run.source.step(step):
+            moves = torch.zeros(len(drawn.keys)) if drawn.rollout is None else drawn.rollout.moves
+            assert not (moves[drawn.sigma < 1e-3] > 0).any()
+            rolled += int((moves > 0).sum())
+            assert prepare_batch(learning, drawn).target.isfinite().all()
+    assert rolled > 0
+
+
+def test_sigmas_in_turn_follow_the_samples_of_a_run(project):
+    levels = [0.1, 0.3, 0.5, 0.7, 0.9]
+    run, _ = prepared(project(flow_custom_timesteps=levels, flow_timesteps_mode="round-robin"))
+    drawn = {step: run.source.step(step)[0].sigma.tolist() for step in (7, 3, 0, 2, 1, 6, 5, 4)}
+    assert {len(sigmas) for sigmas in drawn.values()} == {1, 2}  # two buckets of three pictures, batches of two
+    assert [sigma for step in range(8) for sigma in drawn[step]] == pytest.approx([*levels, *levels, *levels][:12])
+
+
 def test_a_run_with_everything_resumes_exactly(project, photographs):
     shutil.copytree(photographs, "others")
 
     def write(output_dir, steps):
-        config = project(dataset=SQUARE, output_dir=output_dir, max_train_steps=steps, cache_dir="cache", **ROLLOUTS)
+        settings = {"output_dir": output_dir, "max_train_steps": steps, "cache_dir": "cache", **ROLLOUTS, **LONG}
+        config = project(dataset=SQUARE, **settings)
         entries = json.loads(Path("multidatabackend.json").read_text())
         entries.append({**entries[0], "id": "others", "instance_data_dir": "others", "is_regularisation_data": True})
         Path("multidatabackend.json").write_text(json.dumps(entries))

@@ -12,7 +12,7 @@ GUIDE = (ROOT / "docs" / "plugin-guide.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(?:python|toml)\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE)
 THIRD_PARTY = ROOT / "tests" / "third_party"
 FAMILY = THIRD_PARTY / "tuner-model-lumina2"
-BELL = THIRD_PARTY / "tuner-bell"
+EXTENSIONS = (THIRD_PARTY / "tuner-bell/src/tuner_bell", THIRD_PARTY / "tuner-min-snr/src/tuner_min_snr")
 
 
 def _pieces(text: str) -> list[str]:
@@ -21,7 +21,7 @@ def _pieces(text: str) -> list[str]:
 
 
 def test_the_guide_has_no_other_code():
-    assert len(BLOCKS) == GUIDE.count("```") / 2 == 12
+    assert len(BLOCKS) == GUIDE.count("```") / 2 == 14
 
 
 @pytest.mark.parametrize("block", BLOCKS)
@@ -41,8 +41,9 @@ def test_the_hooks_are_shown_completely():
     assert [piece for piece in module if shown.count(piece) != 1] == []
 
 
-def test_the_extension_is_shown_completely():
-    assert (BELL / "src/tuner_bell/__init__.py").read_text(encoding="utf-8") in BLOCKS
+@pytest.mark.parametrize("package", EXTENSIONS)
+def test_the_extensions_are_shown_completely(package):
+    assert (package / "__init__.py").read_text(encoding="utf-8") in BLOCKS
 
 
 def test_the_listed_files_are_those_of_the_package():

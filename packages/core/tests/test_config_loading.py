@@ -261,6 +261,4 @@ def test_no_setting_is_dead():
     fields = {key: field for _, key, field in all_settings()} | DatasetConfig.model_fields | TableConfig.model_fields
     fields |= LycorisConfig.model_fields | LycorisPreset.model_fields
     dead = {name for name in fields if not re.search(rf"\.{name}\b|\"{name}\"", code)}
-    # These accept one value only; anything else is refused while reading.
-    dead -= {"scheduled_sampling_sampler", "scheduled_sampling_strategy"}
     assert dead == {name for name in dead if field_extra(fields[name], "unread", None)}

@@ -124,7 +124,7 @@ def test_settings_that_exclude_each_other(write_config):
     with pytest.raises(ConfigError, match="exclude each other"):
         load_config(write_config(enable_group_offload=True, enable_model_cpu_offload=True))
     with pytest.raises(ConfigError, match="flow_use_uniform_schedule and flow_cubic_schedule_weights exclude"):
-        load_config(write_config(flow_use_uniform_schedule=True, flow_cubic_schedule_weights=True))
+        load_config(write_config(flow_use_uniform_schedule=True, flow_cubic_schedule_weights=[0, 1]))
 
 
 def test_a_prompt_library_may_be_given_under_its_other_name(project, write_config):

@@ -2,10 +2,18 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
-from tuner.data.order import batches_per_epoch, epoch_at, micro_batch, sampling_weights, steps_per_epoch
+from tuner.data.order import (
+    batches_per_epoch,
+    epoch_at,
+    micro_batch,
+    samples_before,
+    sampling_weights,
+    steps_per_epoch,
+)
 from tuner.data.plan import Bucket, DatasetTotals, Plan, Unused
 from tuner.data.report import format_plan, plan_as_json
 from tuner.data.sample import Geometry, Sample
@@ -211,3 +219,12 @@ def test_weights_are_probability_times_size_or_probability_alone(probabilities, 
 def test_weights_are_part_of_a_plans_identity():
     plain, other = make_plan(1), weighted((("a", 0.5), ("b", 0.5)))
     assert plain.fingerprint() != other.fingerprint()
+
+
+@pytest.mark.parametrize("weights", [(), (("a", 0.7), ("b", 0.3))])
+def test_samples_are_counted_without_drawing_them(weights):
+    plan = replace(make_plan(), weights=weights)
+    counted = 0
+    for index in range(200):
+        assert samples_before(plan, 3, index) == counted
+        counted += len(micro_batch(plan, 3, index))

@@ -10,8 +10,10 @@ none of that is here.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -51,6 +53,60 @@ class AutoShift:
 
 
 @dataclass(frozen=True)
+class CubicDensity:
+    """A density on [0, 1] that goes through evenly spaced knots and never overshoots between two of them.
+
+    Piecewise cubic (Fritsch and Butland 1984, "A Method for Constructing Local Monotone Piecewise Cubic
+    Interpolants"; ends as in Moler 2004, "Numerical Computing with MATLAB", section 3.6). Two knots make a line, one
+    is uniform.
+
+    Attributes:
+        knots: The density at 0, ..., 1, up to a common factor; none is below 0 and one is above it.
+    """
+
+    knots: tuple[float, ...]
+
+    def at(self, sigma: float) -> float:
+        """Return the density at `sigma` in [0, 1], on the scale of the knots."""
+        if len(self.knots) == 1:
+            return self.knots[0]
+        place = sigma * (len(self.knots) - 1)
+        left = min(int(place), len(self.knots) - 2)
+        way = place - left
+        # Hermite's cubic by Horner's scheme: values and slopes at both ends of the piece.
+        step = self.knots[left + 1] - self.knots[left]
+        first, last = self._slopes[left], self._slopes[left + 1]
+        bend = 3 * step - 2 * first - last
+        return self.knots[left] + way * (first + way * (bend + way * (first + last - 2 * step)))
+
+    def draw(self, random: np.random.Generator) -> float:
+        """Draw sigma: a uniform one is kept with a chance of density / largest density, until one is."""
+        largest = max(self.knots)
+        while True:
+            sigma, height = random.random(2)
+            if height * largest < self.at(sigma):
+                return float(sigma)
+
+    @cached_property
+    def _slopes(self) -> list[float]:
+        """Slope at each knot, per distance of two knots."""
+        steps = [after - before for before, after in zip(self.knots, self.knots[1:], strict=False)]
+        if len(steps) == 1:
+            return steps * 2
+        inner = [2 * a * b / (a + b) if a * b > 0 else 0.0 for a, b in itertools.pairwise(steps)]
+        return [_end_slope(steps[0], steps[1]), *inner, _end_slope(steps[-1], steps[-2])]
+
+
+def _end_slope(nearest: float, next_one: float) -> float:
+    slope = (3 * nearest - next_one) / 2
+    if slope * nearest <= 0:
+        return 0.0
+    if nearest * next_one < 0 and abs(slope) > 3 * abs(nearest):
+        return 3 * nearest
+    return slope
+
+
+@dataclass(frozen=True)
 class SigmaSchedule:
     """How sigma is drawn for a training sample.
 
@@ -59,18 +115,22 @@ class SigmaSchedule:
         scale: Of the logit-normal density.
         alpha: Of the Beta density.
         beta: Of the Beta density.
+        cubic: A density through knots; replaces `density`.
         shift: Static shift, or None for none.
         auto_shift: Shift by token count; replaces the static one.
         fixed: Sigmas to choose from instead of a density; never shifted.
+        in_turn: Whether samples take the fixed sigmas one after the other instead of drawing one.
     """
 
     density: Density = "logit_normal"
     scale: float = 1.0
     alpha: float = 2.0
     beta: float = 2.0
+    cubic: CubicDensity | None = None
     shift: float | None = None
     auto_shift: AutoShift | None = None
     fixed: tuple[float, ...] = ()
+    in_turn: bool = False
 
     def shift_for(self, tokens: int) -> float:
         """Return the shift in force for a latent of `tokens` tokens; 1 is none."""
@@ -78,13 +138,22 @@ class SigmaSchedule:
             return self.auto_shift.shift(tokens)
         return self.shift if self.shift is not None else 1.0
 
-    def draw(self, random: np.random.Generator, tokens: int) -> float:
-        """Draw sigma in [0, 1] for a latent of `tokens` tokens."""
+    def draw(self, random: np.random.Generator, tokens: int, position: int = 0) -> float:
+        """Draw sigma in [0, 1].
+
+        Args:
+            random: Makes the draw.
+            tokens: Tokens of the sample's latent.
+            position: How many samples were trained on before it, for sigmas that are taken in turn.
+        """
         if self.fixed:
-            return self.fixed[int(random.integers(len(self.fixed)))]
+            chosen = position % len(self.fixed) if self.in_turn else int(random.integers(len(self.fixed)))
+            return self.fixed[chosen]
         return shift_sigma(self._draw_base(random), self.shift_for(tokens))
 
     def _draw_base(self, random: np.random.Generator) -> float:
+        if self.cubic is not None:
+            return self.cubic.draw(random)
         if self.density == "uniform":
             return float(random.random())
         if self.density == "beta":

@@ -17,7 +17,12 @@ PYTHONS = ((3, 10), (3, 14))
 
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 
-CONFIG_COMMANDS = {"train": "run_commands", "check": "check_command", "cache": "cache_commands"}
+CONFIG_COMMANDS = {
+    "train": "run_commands",
+    "check": "check_command",
+    "cache": "cache_commands",
+    "replay": "replay_command",
+}
 """Commands that read a configuration and accept settings as further arguments -> the module of each, which holds a
 function of its name that takes its arguments, and may describe options of its own in `OPTIONS`."""
 
@@ -93,6 +98,7 @@ COMMANDS = {
     "train": "train, as the configuration says",
     "check": "check configuration and data sets, show the bucket plan; computes nothing",
     "cache": "fill the caches and stop; `cache stat`, `cache verify` and `cache gc` look after them",
+    "replay": "take a step that gave NaN or infinite values again, and show where they begin",
     "configure": "write or edit a configuration, by questions in a terminal (experimental)",
     "families": "list installed model families",
     "twin": "write a family's twin: a tiny random checkpoint of the real architecture",

@@ -6,8 +6,10 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
-from tuner.config.settings import NOT_YET, Topic, setting
-from tuner.flow import AutoShift, Density, SigmaSchedule
+from tuner.config.settings import Topic, setting
+from tuner.flow import AutoShift, CubicDensity, Density, SigmaSchedule
+
+_BETA = {"flow_use_beta_schedule": (True,), "flow_custom_timesteps": (False,)}
 
 
 class FlowConfig(Topic):
@@ -31,6 +33,7 @@ class FlowConfig(Topic):
         needs={
             "flow_use_uniform_schedule": (False,),
             "flow_use_beta_schedule": (False,),
+            "flow_cubic_schedule_weights": (False,),
             "flow_custom_timesteps": (False,),
         },
     )
@@ -38,25 +41,22 @@ class FlowConfig(Topic):
     flow_use_beta_schedule: bool = setting(
         False, "Draw sigma from a Beta density.", needs={"flow_custom_timesteps": (False,)}
     )
-    flow_beta_schedule_alpha: float = setting(
-        2.0, "Alpha of the Beta density.", gt=0, needs={"flow_use_beta_schedule": (True,)}
-    )
-    flow_beta_schedule_beta: float = setting(
-        2.0, "Beta of the Beta density.", gt=0, needs={"flow_use_beta_schedule": (True,)}
+    flow_beta_schedule_alpha: float = setting(2.0, "Alpha of the Beta density.", gt=0, needs=_BETA)
+    flow_beta_schedule_beta: float = setting(2.0, "Beta of the Beta density.", gt=0, needs=_BETA)
+    flow_cubic_schedule_weights: tuple[float, ...] = setting(
+        (),
+        "Draw sigma from a density through these values, evenly spaced from sigma 0 to 1 and joined by cubics that do "
+        "not overshoot; as a list or separated by commas.",
+        needs={"flow_custom_timesteps": (False,)},
     )
     flow_custom_timesteps: tuple[float, ...] = setting(
         (),
         "Noise levels to choose from, as a list or separated by commas: sigmas if none exceeds 1, else of 0 to 1000.",
     )
-
     flow_timesteps_mode: Literal["fixed-list", "round-robin"] = setting(
         "fixed-list",
-        "How flow_custom_timesteps are chosen from.",
+        "How flow_custom_timesteps are chosen from: each sample draws one, or samples take them in turn.",
         needs={"flow_custom_timesteps": (True,)},
-        unread=f"{NOT_YET}: each sample draws one of them",
-    )
-    flow_cubic_schedule_weights: bool = setting(
-        False, "Draw sigma from a cubic density.", unread=f"{NOT_YET}: the other densities are"
     )
 
     @field_validator("flow_schedule_shift", mode="before")
@@ -66,10 +66,12 @@ class FlowConfig(Topic):
             return None
         return value
 
-    @field_validator("flow_custom_timesteps", mode="before")
+    @field_validator("flow_custom_timesteps", "flow_cubic_schedule_weights", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return tuple(part for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        return tuple(part for part in value.strip("[] ").split(",") if part.strip())
 
     @field_validator("flow_custom_timesteps")
     @classmethod
@@ -77,6 +79,13 @@ class FlowConfig(Topic):
         outside = [level for level in value if not 0 <= level <= 1000]
         if outside:
             raise ValueError(f"noise levels must lie in 0 to 1 or 0 to 1000; got {outside[0]}")
+        return value
+
+    @field_validator("flow_cubic_schedule_weights")
+    @classmethod
+    def _is_a_density(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if value and (min(value) < 0 or max(value) == 0):
+            raise ValueError(f"a density is nowhere below 0 and somewhere above it; got {list(value)}")
         return value
 
     def schedule(self, auto_shift: AutoShift) -> SigmaSchedule:
@@ -93,7 +102,9 @@ class FlowConfig(Topic):
             scale=self.flow_sigmoid_scale,
             alpha=self.flow_beta_schedule_alpha,
             beta=self.flow_beta_schedule_beta,
+            cubic=CubicDensity(self.flow_cubic_schedule_weights) if self.flow_cubic_schedule_weights else None,
             shift=self.flow_schedule_shift or None,
             auto_shift=auto_shift if self.flow_schedule_auto_shift else None,
             fixed=tuple(level / unit for level in levels),
+            in_turn=self.flow_timesteps_mode == "round-robin",
         )

@@ -10,7 +10,7 @@ from pydantic import StringConstraints, field_validator
 
 from tuner.config.optimizer_options import parse_options
 from tuner.config.optimizers import ALIASES, OPTIMIZERS, OptimizerSpec, optimizer_spec
-from tuner.config.settings import NOT_YET, Topic, setting
+from tuner.config.settings import Topic, setting
 
 OptimizerName = Literal[
     "adamw_bf16", "optimi-adamw", "optimi-lion", "optimi-stableadamw", "bnb-lion8bit-paged", "bnb-adamw8bit",
@@ -75,7 +75,6 @@ class OptimisationConfig(Topic):
         unit="blocks",
         ge=1,
         needs={"gradient_checkpointing": (True,)},
-        unread=f"{NOT_YET}: every block is recomputed",
     )
 
     @field_validator("lr_scheduler", mode="before")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tuner.config.settings import NOT_YET, Topic, setting
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _ON = {"scheduled_sampling_max_step_offset": (True,), "scheduled_sampling_probability": (True,)}
 _RAMP = {**_ON, "scheduled_sampling_ramp_steps": (True,)}
@@ -24,17 +27,19 @@ class ScheduledSamplingConfig(Topic):
         le=1,
         needs={"scheduled_sampling_max_step_offset": (True,)},
     )
-    scheduled_sampling_strategy: Literal["uniform"] = setting(
+    scheduled_sampling_strategy: Literal["uniform", "biased_early", "biased_late"] = setting(
         "uniform",
-        "How the number of model steps is drawn from 0 to the most.",
+        "How the number of model steps is drawn from 0 to the most: uniform; biased_early, the smaller of two such "
+        "draws, for short rollouts; biased_late, the larger one, for long ones.",
         needs=_ON,
-        known=("biased_early", "biased_late"),
     )
-    scheduled_sampling_sampler: Literal["euler"] = setting(
-        "euler", "Integrator of the model steps.", needs=_ON, known=("unipc", "dpm")
+    scheduled_sampling_sampler: Literal["euler", "dpm", "unipc"] = setting(
+        "euler",
+        "Integrator of the model steps: Euler's method, DPM-Solver++ or UniPC; all take the same number of them.",
+        needs=_ON,
     )
     scheduled_sampling_order: int = setting(
-        2, "Order of a multi-step integrator.", ge=1, needs=_ON, unread="Euler's method has one order, the first"
+        2, "Order of dpm and unipc.", ge=1, le=2, needs={**_ON, "scheduled_sampling_sampler": ("dpm", "unipc")}
     )
     scheduled_sampling_reflexflow: bool = setting(
         False,
@@ -58,6 +63,15 @@ class ScheduledSamplingConfig(Topic):
     scheduled_sampling_prob_start: float = setting(0.0, "Chance at the start of the ramp.", ge=0, le=1, needs=_RAMP)
     scheduled_sampling_prob_end: float = setting(0.5, "Chance at the end of the ramp.", ge=0, le=1, needs=_RAMP)
     scheduled_sampling_ramp_shape: Literal["linear", "cosine"] = setting("linear", "Shape of the ramp.", needs=_RAMP)
+
+    def draw_moves(self, random: np.random.Generator) -> int:
+        """Draw the number of model steps of a rollout, from 0 to the most."""
+        most = self.scheduled_sampling_max_step_offset
+        first = int(random.integers(most + 1))
+        if self.scheduled_sampling_strategy == "uniform":
+            return first
+        second = int(random.integers(most + 1))
+        return min(first, second) if self.scheduled_sampling_strategy == "biased_early" else max(first, second)
 
     def probability(self, step: int) -> float:
         """Return the chance of a rollout in optimizer step `step`, counted from 0."""

@@ -118,6 +118,31 @@ def micro_batch(plan: Plan, seed: int, index: int) -> tuple[Draw, ...]:
     return tuple(Draw(samples[draw % len(samples)], draw // len(samples), epoch) for draw in chosen)
 
 
+def samples_before(plan: Plan, seed: int, index: int) -> int:
+    """Return how many pictures the micro-batches before the one at `index` hold."""
+    if not plan.weights:
+        return _samples_taken(plan, seed, index, None)
+    block, position = divmod(index, _PICKS)
+    picks = _picks(plan, seed, block)
+    taken = picks.before + np.bincount(picks.chosen[:position], minlength=len(plan.weights))
+    return sum(
+        _samples_taken(plan, seed, int(count), name) for count, (name, _) in zip(taken, plan.weights, strict=True)
+    )
+
+
+def _samples_taken(plan: Plan, seed: int, batches: int, dataset: str | None) -> int:
+    """Return how many pictures the first `batches` micro-batches of a data set, or of all together, hold."""
+    buckets = [plan.buckets[number] for number in _buckets(plan, dataset)]
+    epoch, position = divmod(batches, sum(bucket.batches() for bucket in buckets))
+    whole = epoch * sum(bucket.draws for bucket in buckets)
+    if not position:
+        return whole
+    begun = _epoch_order(plan, seed, epoch, dataset).batches[:position]
+    draws = np.array([bucket.draws for bucket in plan.buckets])
+    sizes = np.array([bucket.batch_size for bucket in plan.buckets])
+    return whole + int(np.minimum(sizes[begun[:, 0]], draws[begun[:, 0]] - begun[:, 1]).sum())
+
+
 def epoch_at(plan: Plan, seed: int, index: int, dataset: str) -> int:
     """Return which epoch of a data set the micro-batch at `index`, or the next one of that data set, belongs to."""
     if not plan.weights:

@@ -10,12 +10,15 @@ import torch
 from torch import Tensor
 
 from tuner.caching.conditionings import collate
+from tuner.caching.filling import is_finite
 from tuner.config.scheduled_sampling import ScheduledSamplingConfig
-from tuner.data.order import Draw, micro_batch
+from tuner.data.order import Draw, micro_batch, samples_before
 from tuner.data.plan import Plan
 from tuner.data.sample import Sample
+from tuner.errors import NonFiniteError
 from tuner.flow import SigmaSchedule, mix, velocity_target
 from tuner.randomness import generator, normal_tensor
+from tuner.training.rollout import ROLLOUT_STEP, Rollout
 from tuner.types import Batch, Conditioning, Role
 
 ROWS_REMEMBERED = 32 * 2**20
@@ -34,7 +37,7 @@ class DrawnBatch:
         conditioning: The drawn captions' conditioning, B rows.
         mask: Of shape (B, 1, H, W) in [0, 1], or None.
         regularisation: Whether the target is the base model's own prediction.
-        rollout: Model steps of each sample's rollout, of shape (B,), or None.
+        rollout: How the samples are rolled out, or None where none is.
     """
 
     keys: tuple[str, ...]
@@ -44,7 +47,7 @@ class DrawnBatch:
     conditioning: Conditioning
     mask: Tensor | None = None
     regularisation: bool = False
-    rollout: Tensor | None = None
+    rollout: Rollout | None = None
 
     def noised(self, device: torch.device, dtype: torch.dtype) -> Batch:
         """Mix x and the target on `device`; x is in `dtype`, the target stays float32."""
@@ -121,7 +124,7 @@ class BatchSource:
     def step(self, step: int) -> list[DrawnBatch]:
         """Make the micro-batches of optimizer step `step`, counted from 0."""
         indices = range(step * self.accumulation, (step + 1) * self.accumulation)
-        return [self._draw(step, micro_batch(self.plan, self.seed, index)) for index in indices]
+        return [self._draw(step, index) for index in indices]
 
     def steps(self, first: int, last: int) -> Iterator[list[DrawnBatch]]:
         """Make steps `first` to `last - 1`, each one when it is asked for or, for an accelerator, one step ahead."""
@@ -137,31 +140,42 @@ class BatchSource:
                 yield ready
             yield upcoming.result()
 
-    def _draw(self, step: int, draws: Sequence[Draw]) -> DrawnBatch:
+    def _draw(self, step: int, index: int) -> DrawnBatch:
+        draws: Sequence[Draw] = micro_batch(self.plan, self.seed, index)
         if self.in_epoch is not None:
             draws = [replace(draw, sample=self.in_epoch(draw.sample, draw.epoch)) for draw in draws]
         keys = [draw.name for draw in draws]
-        latents = torch.stack([self._latent(draw.sample) for draw in draws])
-        height, width = latents.shape[-2:]
-        tokens = (height // self.patch_size) * (width // self.patch_size)
-        sigmas = [self.schedule.draw(generator(self.seed, "sigma", step, key), tokens) for key in keys]
+        latents = torch.stack([self._latent(draw.sample, step) for draw in draws])
+        sigmas = self._sigmas(step, index, keys, latents)
         noise = torch.stack([normal_tensor(latents.shape[1:], self.seed, "noise", step, key) for key in keys])
         rows = [self._conditioning(draw, step, key) for draw, key in zip(draws, keys, strict=True)]
         drawn = DrawnBatch(
             keys=tuple(draw.key for draw in draws),
             latents=latents,
             noise=noise,
-            sigma=torch.tensor(sigmas, dtype=torch.float32),
+            sigma=sigmas,
             conditioning=collate(rows, self.conditioning_padding),
             mask=self._masks(draws),
             regularisation=draws[0].sample.dataset in self.regularisation,
-            rollout=self._rollout(step, keys),
+            rollout=self._rollout(step, keys, sigmas),
         )
         return _pinned(drawn) if self.pin else drawn
 
-    def _latent(self, sample: Sample) -> Tensor:
-        key = (sample.key, sample.geometry.crop)
-        return self._rows.get(key, lambda: {"latent": self.read_latent(sample).float()})["latent"]
+    def _sigmas(self, step: int, index: int, keys: Sequence[str], latents: Tensor) -> Tensor:
+        height, width = latents.shape[-2:]
+        tokens = (height // self.patch_size) * (width // self.patch_size)
+        first = samples_before(self.plan, self.seed, index) if self.schedule.in_turn else 0
+        sigmas = [
+            self.schedule.draw(generator(self.seed, "sigma", step, key), tokens, first + row)
+            for row, key in enumerate(keys)
+        ]
+        return torch.tensor(sigmas, dtype=torch.float32)
+
+    def _latent(self, sample: Sample, step: int) -> Tensor:
+        def read() -> Conditioning:
+            return self._sound({"latent": self.read_latent(sample).float()}, f"latent of {sample.key}", step)
+
+        return self._rows.get((sample.key, sample.geometry.crop), read)["latent"]
 
     def _masks(self, draws: Sequence[Draw]) -> Tensor | None:
         """A micro-batch is of one data set, which has a mask for every picture or none at all."""
@@ -172,27 +186,43 @@ class BatchSource:
     def _mask(self, sample: Sample, read: Callable[[Sample], Tensor]) -> Tensor:
         return self._rows.get(("mask", sample.key, sample.geometry.crop), lambda: {"mask": read(sample)})["mask"]
 
-    def _rollout(self, step: int, keys: Sequence[str]) -> Tensor | None:
+    def _rollout(self, step: int, keys: Sequence[str], sigmas: Tensor) -> Rollout | None:
         chance = self.scheduled_sampling.probability(step)
         if not chance:
             return None
-        most = self.scheduled_sampling.scheduled_sampling_max_step_offset
         moves = []
-        for key in keys:
+        for key, sigma in zip(keys, sigmas.tolist(), strict=True):
             random = generator(self.seed, "rollout", step, key)
-            moves.append(int(random.integers(most + 1)) if random.random() < chance else 0)
-        return torch.tensor(moves) if any(moves) else None
+            drawn = self.scheduled_sampling.draw_moves(random)
+            # Below one model step of noise, dividing by sigma makes a target of the state's rounding errors.
+            moves.append(drawn if random.random() < chance and sigma >= ROLLOUT_STEP else 0)
+        if not any(moves):
+            return None
+        integrator = self.scheduled_sampling.scheduled_sampling_sampler
+        return Rollout(torch.tensor(moves), integrator, self.scheduled_sampling.scheduled_sampling_order)
 
     def _conditioning(self, draw: Draw, step: int, key: str) -> Conditioning:
         dropout = self.caption_dropout
         if dropout and generator(self.seed, "caption_dropout", step, key).random() < dropout:
-            return self._encoded("", "unconditional")
+            return self._encoded("", "unconditional", step)
         captions = draw.sample.captions
         chosen = int(generator(self.seed, "caption", step, key).integers(len(captions))) if len(captions) > 1 else 0
-        return self._encoded(captions[chosen], "caption")
+        return self._encoded(captions[chosen], "caption", step)
 
-    def _encoded(self, prompt: str, role: Role) -> Conditioning:
-        return self._rows.get((prompt, role), lambda: self.read_conditioning(prompt, role))
+    def _encoded(self, prompt: str, role: Role, step: int) -> Conditioning:
+        def read() -> Conditioning:
+            return self._sound(self.read_conditioning(prompt, role), f"conditioning of the {role} {prompt!r}", step)
+
+        return self._rows.get((prompt, role), read)
+
+    def _sound(self, row: Conditioning, subject: str, step: int) -> Conditioning:
+        """Nothing that is not finite is cached by this version, but others may have."""
+        if all(map(is_finite, row.values())):
+            return row
+        raise NonFiniteError(
+            f"the {subject} holds NaN or infinite values (step {step + 1}, seed {self.seed})\n"
+            "    -> delete the cache folder that it lies in; `tuner cache` fills it again"
+        )
 
 
 def _size(row: Conditioning) -> int:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
 from torch.optim import Optimizer
 
 from tuner.adapters.base import Trainable
 from tuner.adapters.create import create_trainable
 from tuner.config import RunConfig
 from tuner.config.ema import EmaConfig
-from tuner.errors import TunerError
 from tuner.flow import AutoShift
 from tuner.optim.ema import MovingAverage
 from tuner.optim.optimizers import create_optimizer
@@ -19,8 +17,8 @@ from tuner.optim.schedules import Schedule
 from tuner.training.batches import BatchSource
 from tuner.training.data import PreparedData
 from tuner.training.loop import Learner
+from tuner.training.recomputing import recompute_blocks
 from tuner.training.session import Session
-from tuner.types import FamilyFacts
 
 
 def build_learner(session: Session, *, fresh: bool) -> Learner:
@@ -48,7 +46,7 @@ def build_learner(session: Session, *, fresh: bool) -> Learner:
         fresh=fresh,
     )
     if config.optimisation.gradient_checkpointing:
-        _enable_checkpointing(denoiser, session.facts)
+        recompute_blocks(denoiser, session.facts.title, config.optimisation.gradient_checkpointing_interval or 1)
     denoiser.train()
     return Learner(components, trainable, _optimizer(session, trainable), _average(config.ema, trainable))
 
@@ -116,10 +114,3 @@ def _average(ema: EmaConfig, trainable: Trainable) -> MovingAverage | None:
         updated_on_cpu=ema.ema_cpu_only,
         all_at_once=not ema.ema_foreach_disable,
     )
-
-
-def _enable_checkpointing(denoiser: nn.Module, facts: FamilyFacts) -> None:
-    enable = getattr(denoiser, "enable_gradient_checkpointing", None)
-    if enable is None:
-        raise TunerError(f"gradient_checkpointing: {facts.title} cannot recompute activations\n    -> set it to false")
-    enable()

@@ -21,7 +21,8 @@ from tuner.optim.release import ReleasedOptimizer
 from tuner.optim.schedules import Schedule
 from tuner.randomness import seeded_torch
 from tuner.training.batches import BatchSource, DrawnBatch
-from tuner.training.step import FiniteGuard, Learning, backward_step
+from tuner.training.guard import FiniteGuard, TakenStep
+from tuner.training.step import Learning, backward_step
 from tuner.types import Components, StepEnded
 
 logger = logging.getLogger(__name__)
@@ -88,29 +89,52 @@ class Loop:
         """Take steps `first` to `last - 1`, counted from 0; after each, yield how many have been taken in all.
 
         Raises:
-            NonFiniteError: A loss was NaN or infinite.
+            NonFiniteStepError: A loss or a gradient was NaN or infinite.
         """
         if first >= last:
             return
         for step, micro_batches in zip(range(first, last), self._source.steps(first, last), strict=True):
-            self._take(step, micro_batches)
+            taken, metrics = self.take(step, micro_batches)
+            self._report(taken, metrics)
             yield step + 1
 
-    def _take(self, step: int, micro_batches: list[DrawnBatch]) -> None:
+    def take(self, step: int, micro_batches: list[DrawnBatch]) -> tuple[TakenStep, dict[str, Tensor]]:
+        """Take step `step`, counted from 0, and return what it leaves and its metrics. Nobody else is told."""
         optimizer, rate, logged = self._learner.optimizer, self._schedule.at(step), self._is_logged(step + 1)
         set_learning_rate(optimizer, rate)
         if isinstance(optimizer, ReleasedOptimizer):
             optimizer.measure(logged)
         with self._global_draws(step):
-            loss, metrics = backward_step(self._learning, micro_batches, self._backward)
-            metrics.update(self._clip(logged))
+            losses = backward_step(self._learning, micro_batches, self._backward)
+            size = self._clip(logged)
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if self._learner.average is not None:
             self._learner.average.update(step + 1)
+        taken = TakenStep(
+            step=step + 1,
+            keys=tuple(key for batch in micro_batches for key in batch.keys),
+            sigmas=tuple(batch.sigma for batch in micro_batches),
+            losses=tuple(losses.samples),
+            loss=losses.total,
+            learning_rate=rate,
+            gradient=next(iter(size.values()), None),
+        )
+        metrics: dict[str, Tensor] = {**losses.parts, **size}
         if logged:
             metrics.update(reported(self._config.optimisation.optimizer, optimizer))
-        self._report(step + 1, loss, rate, micro_batches, metrics)
+        return taken, metrics
+
+    def check(self) -> None:
+        """Make sure that all steps up to here were sound, before anything is saved. The device is waited for.
+
+        Raises:
+            NonFiniteStepError: A loss, gradient, weight or value of the optimizer is NaN or infinite.
+        """
+        self.guard.check()
+        state = [value for values in self._learner.optimizer.state.values() for value in values.values()]
+        tensors = [value for value in state if isinstance(value, Tensor)]
+        self.guard.check_saved([*self._learner.trainable.state().values(), *tensors])
 
     def _clip(self, logged: bool) -> dict[str, Tensor]:
         optimisation, optimizer = self._config.optimisation, self._learner.optimizer
@@ -127,21 +151,13 @@ class Loop:
     def _is_logged(self, taken: int) -> bool:
         return taken == 1 or taken % self._config.tracking.log_interval == 0
 
-    def _report(
-        self,
-        taken: int,
-        loss: Tensor,
-        learning_rate: float,
-        micro_batches: list[DrawnBatch],
-        metrics: dict[str, Tensor],
-    ) -> None:
-        self.guard.add(taken, loss, micro_batches)
+    def _report(self, taken: TakenStep, metrics: dict[str, Tensor]) -> None:
+        self.guard.add(taken)
         # Reading a loss on the CPU waits for nothing, so there every step can be judged at once.
-        logged = self._is_logged(taken)
+        logged = self._is_logged(taken.step)
         if logged or self._device.type == "cpu":
             self.guard.check()
-        samples = sum(len(batch.keys) for batch in micro_batches)
-        event = StepEnded(taken, loss, learning_rate, samples, metrics, logged)
+        event = StepEnded(taken.step, taken.loss, taken.learning_rate, len(taken.keys), metrics, logged)
         self._hook.step_ended(event=event)
 
     def _global_draws(self, step: int) -> AbstractContextManager[None]:

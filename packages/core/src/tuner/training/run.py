@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
+
+from torch import Tensor
 
 import tuner
 from tuner.adapters.initial import check_initial_adapter
@@ -13,6 +16,7 @@ from tuner.config.loading import LoadedConfig
 from tuner.config.run import RunConfig
 from tuner.data.order import steps_per_epoch
 from tuner.data.plan import Plan
+from tuner.errors import NonFiniteError
 from tuner.training.batches import BatchSource
 from tuner.training.building import build_learner, build_schedule, build_source
 from tuner.training.checkpoint import (
@@ -24,6 +28,7 @@ from tuner.training.checkpoint import (
 )
 from tuner.training.data import PreparedData, prepare_data
 from tuner.training.export import export_result
+from tuner.training.guard import NonFiniteStepError
 from tuner.training.identity import (
     allows_changes,
     check_identity,
@@ -36,6 +41,7 @@ from tuner.training.interruption import StopRequest, alone_in
 from tuner.training.loop import Learner, Loop, has_dropout
 from tuner.training.persistence import load_learner, save_learner
 from tuner.training.picture_rounds import PictureRounds
+from tuner.training.replay_record import write_record
 from tuner.training.session import Session, open_session
 from tuner.types import CheckpointSaved, RunEnded, RunStarted
 
@@ -78,14 +84,30 @@ def prepare_run(loaded: LoadedConfig, stop: StopRequest) -> Run:
     Raises:
         TunerError: Anything that a user can mend.
     """
+    return prepare_run_from(find_checkpoint(loaded.config.model.output_dir, loaded.config.checkpoints), loaded, stop)
+
+
+def prepare_run_from(checkpoint: Path | None, loaded: LoadedConfig, stop: StopRequest, seed: int | None = None) -> Run:
+    """Do the same, beginning at a checkpoint that is already chosen, or at step 0 where it is None.
+
+    Args:
+        checkpoint: Its folder.
+        loaded: The configuration.
+        stop: Whether somebody asks the run to stop.
+        seed: The seed of a run that begins at step 0, instead of the configured one.
+
+    Raises:
+        TunerError: Anything that a user can mend.
+    """
     config = loaded.config
-    checkpoint = find_checkpoint(config.model.output_dir, config.checkpoints)
     state = read_checkpoint(checkpoint) if checkpoint else None
     if checkpoint is None and config.model.model_type == "lora":
         check_initial_adapter(config.adapter, config.lycoris)
     session = open_session(loaded)
     if state is not None:
-        session = replace(session, seed=state["seed"])
+        seed = state["seed"]
+    if seed is not None:
+        session = replace(session, seed=seed)
     first = state["step"] if state else 0
     data = prepare_data(session, first)
     last = total_steps(config, data.plan)
@@ -162,6 +184,8 @@ class Run:
             else:
                 exported = export_result(self.session, self.learner, self.source.step(0)[0], self._metadata(step))
                 outcome = "done"
+        except NonFiniteStepError as error:
+            raise NonFiniteError(f"{error}; {self._record(error)}") from error
         except KeyboardInterrupt:
             outcome = "interrupted"
             raise
@@ -174,7 +198,7 @@ class Run:
         self._pictures.check()
         if self.first == 0 and not self._config.validation.disable_benchmark:
             self._pictures.make(0, "base model", self._output_dir / "benchmarks" / "base_model")
-        loop = self._loop()
+        loop = self.loop(self.session.accelerator.backward)
         step = self.first
         for step in loop.run(self.first, self.last):
             # Asked once: a request that comes while this step is being dealt with waits for the next one.
@@ -184,7 +208,8 @@ class Run:
                 break
         return step
 
-    def _loop(self) -> Loop:
+    def loop(self, backward: Callable[[Tensor], None]) -> Loop:
+        """Return what takes the steps; `backward` runs the backward pass of a loss."""
         denoiser = self.learner.components.denoiser
         assert denoiser is not None
         return Loop(
@@ -195,7 +220,7 @@ class Run:
             build_schedule(self._config, self.last),
             device=self.session.device,
             dtype=self.session.dtype,
-            backward=self.session.accelerator.backward,
+            backward=backward,
             draws=self._config.optimisation.optimizer_spec.draws or has_dropout(denoiser),
         )
 
@@ -203,7 +228,7 @@ class Run:
         """Save before making pictures: should these fail, nothing is lost."""
         ends = step == self.last or stops
         if ends or _is_due(step, self._config.checkpoints.checkpoint_step_interval):
-            loop.guard.check()
+            loop.check()
             self._save_checkpoint(step)
         interval = self._config.validation.validation_step_interval
         if not stops and (_is_due(step, interval) or (interval and step == self.last)):
@@ -223,6 +248,14 @@ class Run:
         )
         prune_checkpoints(self._output_dir, self._config.checkpoints.checkpoints_total_limit)
         self.session.hook.checkpoint_saved(event=CheckpointSaved(step, folder))
+
+    def _record(self, error: NonFiniteStepError) -> str:
+        """Write the replay record and say what to do with it."""
+        try:
+            record = write_record(error, self.session, self.identity)
+        except OSError as failure:  # the fault itself matters more
+            return f"a replay record could not be written: {failure}"
+        return f"`tuner replay {record}` shows where it begins"
 
     def _metadata(self, step: int) -> dict[str, str]:
         return export_metadata(self.session, step, self.identity["data"])

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from tuner.adapters.base import Trainable
-from tuner.errors import NonFiniteError
 from tuner.flow import expand_sigma, mix, velocity_loss
 from tuner.training.batches import DrawnBatch
+from tuner.training.rollout import Rollout, integrate, start_sigma
 from tuner.types import Batch, Components, Prediction
-
-ROLLOUT_STEP = 1e-3
-"""Length in sigma of one model step of a rollout."""
 
 
 @dataclass(frozen=True)
@@ -50,35 +47,28 @@ def prepare_batch(learning: Learning, drawn: DrawnBatch) -> Batch:
     batch = drawn.noised(learning.device, learning.dtype)
     with torch.no_grad():
         if drawn.rollout is not None:
-            batch = roll_out(learning, batch, drawn)
+            batch = roll_out(learning, batch, drawn, drawn.rollout)
         if drawn.regularisation:
             with learning.trainable.disabled():
                 batch = replace(batch, target=learning.predict(batch).velocity.float())
     return batch
 
 
-def roll_out(learning: Learning, batch: Batch, drawn: DrawnBatch) -> Batch:
-    """Start samples at more noise and let the model bring them to their sigma, by Euler steps.
+def roll_out(learning: Learning, batch: Batch, drawn: DrawnBatch, rollout: Rollout) -> Batch:
+    """Start samples at more noise and let the model bring them to their sigma.
 
     The target becomes the velocity that leads from the state reached to the clean latent: (x - x0) / sigma.
     """
-    assert drawn.rollout is not None
-    steps = int(drawn.rollout.max())
-    moves = drawn.rollout.to(learning.device)
+
+    def velocity(x: Tensor, sigma_B: Tensor) -> Tensor:
+        return learning.predict(replace(batch, x=x.to(learning.dtype), sigma=sigma_B)).velocity.float()
+
     latents, noise = drawn.latents.to(learning.device), drawn.noise.to(learning.device)
-    sigma_end = batch.sigma
-    sigma = torch.clamp(sigma_end + moves * ROLLOUT_STEP, max=1.0)
-    x = mix(latents, noise, sigma)
-    for left in range(steps, 0, -1):
-        # A sample with fewer moves waits at its start until its turn comes.
-        following = torch.minimum(sigma, torch.clamp(sigma_end + (left - 1) * ROLLOUT_STEP, max=1.0))
-        state = replace(batch, x=x.to(learning.dtype), sigma=sigma)
-        velocity = learning.predict(state).velocity.float()
-        x = x + expand_sigma(following - sigma, x) * velocity
-        sigma = following
-    moved = expand_sigma(moves > 0, x)
-    target = torch.where(moved, (x - latents) / expand_sigma(sigma_end, x), batch.target)
-    return replace(batch, x=torch.where(moved, x, batch.x.float()).to(learning.dtype), target=target)
+    start = mix(latents, noise, start_sigma(drawn.sigma, rollout).to(learning.device))
+    x = integrate(velocity, start, drawn.sigma, rollout)
+    moved = expand_sigma(rollout.moves.to(learning.device) > 0, x)
+    target = torch.where(moved, (x - latents) / expand_sigma(batch.sigma, x), batch.target)
+    return replace(batch, x=torch.where(moved, x.to(learning.dtype), batch.x), target=target)
 
 
 def sample_losses(learning: Learning, batch: Batch, mask: Tensor | None = None) -> tuple[Tensor, Prediction]:
@@ -96,20 +86,32 @@ def sample_losses(learning: Learning, batch: Batch, mask: Tensor | None = None) 
     return velocity_loss(prediction.velocity, batch.target, prediction.weight, mask), prediction
 
 
+class StepLosses(NamedTuple):
+    """The losses of a step, detached and still on the device.
+
+    Attributes:
+        total: The loss, a scalar.
+        parts: Its parts and further metrics by name, scalars.
+        samples: The velocity losses of each micro-batch's samples.
+    """
+
+    total: Tensor
+    parts: dict[str, Tensor]
+    samples: list[Tensor]
+
+
 def backward_step(
     learning: Learning, micro_batches: Sequence[DrawnBatch], backward: Callable[[Tensor], None]
-) -> tuple[Tensor, dict[str, Tensor]]:
+) -> StepLosses:
     """Accumulate the gradient of the mean loss over all samples of the step.
 
     Each sample counts the same, however the step is cut into micro-batches.
-
-    Returns:
-        The loss and its parts by name, detached scalars still on the device.
     """
     samples = sum(len(batch.keys) for batch in micro_batches)
     regularised = sum(len(batch.keys) for batch in micro_batches if batch.regularisation)
     total = torch.zeros((), device=learning.device)
     parts: dict[str, Tensor] = {}
+    all_losses: list[Tensor] = []
     for drawn in micro_batches:
         mask = None if drawn.mask is None else drawn.mask.to(learning.device, non_blocking=True)
         losses, prediction = sample_losses(learning, prepare_batch(learning, drawn), mask)
@@ -124,36 +126,9 @@ def backward_step(
             _add(parts, name, share * value.detach())
         backward(loss)
         total += loss.detach()
-    return total, parts
+        all_losses.append(losses.detach())
+    return StepLosses(total, parts, all_losses)
 
 
 def _add(parts: dict[str, Tensor], name: str, value: Tensor) -> None:
     parts[name] = parts[name] + value if name in parts else value
-
-
-@dataclass
-class FiniteGuard:
-    """Collects losses on the device and, when asked, makes sure that all are finite.
-
-    Asking makes an accelerator wait, so it happens at log intervals and before anything is saved.
-    """
-
-    seed: int
-    _pending: list[tuple[int, Tensor, tuple[str, ...]]] = field(default_factory=list)
-
-    def add(self, step: int, loss: Tensor, micro_batches: Sequence[DrawnBatch]) -> None:
-        """Note the loss of a step."""
-        self._pending.append((step, loss, tuple(key for batch in micro_batches for key in batch.keys)))
-
-    def check(self) -> None:
-        """Raise NonFiniteError for the first step whose loss was not finite, naming its samples."""
-        if not self._pending:
-            return
-        finite = torch.isfinite(torch.stack([loss for _, loss, _ in self._pending])).tolist()
-        pending, self._pending = self._pending, []
-        for (step, loss, keys), fine in zip(pending, finite, strict=True):
-            if not fine:
-                raise NonFiniteError(
-                    f"the loss of step {step} is {loss.item()} (seed {self.seed}, samples {', '.join(keys)})\n"
-                    "    -> the last checkpoint is unharmed; lower the learning rate, or look at these pictures"
-                )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 from tuner.flow import velocity_loss
 from tuner.randomness import normal_tensor
 from tuner.testing.family import FamilyUnderTest, relative_error
+from tuner.training.recomputing import recompute_blocks
 from tuner.types import Components
 
 Gradients = dict[str, Tensor]
@@ -20,12 +23,15 @@ def plain(family: FamilyUnderTest) -> tuple[Tensor, Gradients]:
     return _backward(family, _trained(family))
 
 
-def test_gradient_checkpointing_is_exact(family: FamilyUnderTest, plain: tuple[Tensor, Gradients]) -> None:
+@pytest.mark.parametrize("interval", [1, 2, 3])
+def test_gradient_checkpointing_is_exact(
+    family: FamilyUnderTest, plain: tuple[Tensor, Gradients], interval: int
+) -> None:
     """Computing activations twice saves memory and changes neither the loss nor any gradient."""
     components = _trained(family)
     denoiser = components.denoiser
     assert denoiser is not None
-    denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
+    recompute_blocks(denoiser, family.facts.title, interval)
     assert denoiser.is_gradient_checkpointing, "the denoiser ignores enable_gradient_checkpointing"
     expected_loss, expected = plain
     loss, gradients = _backward(family, components)
@@ -34,6 +40,14 @@ def test_gradient_checkpointing_is_exact(family: FamilyUnderTest, plain: tuple[T
     assert not lost, f"with checkpointing no gradient reaches {lost}"
     wrong = [name for name, gradient in expected.items() if not _close(gradients[name], gradient)]
     assert not wrong, f"checkpointing changes the gradients of {wrong}"
+
+
+def test_every_nth_block_is_recomputed(family: FamilyUnderTest) -> None:
+    """With an interval of n, the blocks 0, n, 2n, ... are called twice in a step, and the others once."""
+    blocks = _called_twice(family, 1)
+    assert len(blocks) > 1, "gradient checkpointing recomputes less than two blocks of the twin"
+    assert _called_twice(family, 2) == blocks[::2]
+    assert _called_twice(family, 3) == blocks[::3]
 
 
 @torch.no_grad()
@@ -48,6 +62,22 @@ def test_whatever_matters_gets_a_gradient(family: FamilyUnderTest, plain: tuple[
         weight.add_(normal_tensor(weight.shape, 0, name))
     error = relative_error(family.predict(batch, components).velocity, before)
     assert error <= 1e-6, f"weights that matter get no gradient; they are among {sorted(left_out)}"
+
+
+def _called_twice(family: FamilyUnderTest, interval: int) -> list[str]:
+    """Return the outermost modules that a step calls twice, in the order of their first calls."""
+    components = _trained(family)
+    denoiser = components.denoiser
+    assert denoiser is not None
+    recompute_blocks(denoiser, family.facts.title, interval)
+    calls: Counter[str] = Counter()
+    for name, module in denoiser.named_modules():
+        module.register_forward_pre_hook(lambda _, inputs, name=name: calls.update([name]))
+    family.predict(family.batch((0.5,)), components)
+    once = Counter(calls)
+    family.predict(family.batch((0.5,)), components).velocity.sum().backward()
+    twice = [name for name, count in calls.items() if count > 2 * once[name]]
+    return [name for name in twice if not any(name.startswith(f"{other}.") for other in twice)]
 
 
 def _trained(family: FamilyUnderTest) -> Components:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -16,7 +16,8 @@ from tuner.testing.family import FamilyUnderTest, relative_error
 from tuner.testing.learning import KINDS, drawn, learner, learning
 from tuner.testing.oracle import Convention, answering
 from tuner.training.batches import DrawnBatch
-from tuner.training.step import ROLLOUT_STEP, Learning, backward_step, prepare_batch, sample_losses
+from tuner.training.rollout import ROLLOUT_STEP, Integrator, Rollout
+from tuner.training.step import Learning, backward_step, prepare_batch, sample_losses
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +47,10 @@ def test_a_black_mask_gives_no_loss_and_no_gradient(family: FamilyUnderTest, sub
 def test_a_white_mask_is_no_mask(family: FamilyUnderTest, subject: Learning) -> None:
     """Where everything is inside the mask, loss and gradients are those without one, bit for bit."""
     batch = drawn(family)
-    loss, _ = backward_step(subject, [replace(batch, mask=_mask(batch, 1.0))], Tensor.backward)
+    loss, _, _ = backward_step(subject, [replace(batch, mask=_mask(batch, 1.0))], Tensor.backward)
     masked = _gradients(subject)
     subject.trainable.denoiser.zero_grad()
-    expected_loss, _ = backward_step(subject, [batch], Tensor.backward)
+    expected_loss, _, _ = backward_step(subject, [batch], Tensor.backward)
     expected = _gradients(subject)
     assert torch.equal(loss, expected_loss)
     assert any(torch.count_nonzero(gradient) for gradient in expected.values())
@@ -75,7 +76,7 @@ def test_a_mask_weighs_the_cells_that_it_lies_on(family: FamilyUnderTest, subjec
 
 def test_a_new_adapter_has_nothing_to_unlearn(family: FamilyUnderTest, subject: Learning) -> None:
     """On regularisation data, an adapter that does nothing yet has no loss, and no gradient but auxiliary ones."""
-    _, parts = backward_step(subject, [replace(drawn(family), regularisation=True)], Tensor.backward)
+    _, parts, _ = backward_step(subject, [replace(drawn(family), regularisation=True)], Tensor.backward)
     assert float(parts["regularisation_loss"]) <= 1e-10
     if len(parts) == 1:
         assert all(float(gradient.abs().max()) <= 1e-6 for gradient in _gradients(subject).values())
@@ -94,9 +95,10 @@ def test_regularisation_aims_at_the_base_model(family: FamilyUnderTest, subject:
     assert bool((losses > 1e-6 * base.square().mean()).all()), "an adapter far from the base model has no loss"
 
 
-def test_a_rollout_on_the_true_velocity_stays_on_the_line(family: FamilyUnderTest) -> None:
+@pytest.mark.parametrize("integrator", get_args(Integrator))
+def test_a_rollout_on_the_true_velocity_stays_on_the_line(family: FamilyUnderTest, integrator: Integrator) -> None:
     """Led by the oracle from more noise to its sigma, a sample comes to where it would have been mixed."""
-    batch = replace(drawn(family), rollout=torch.tensor([3, 1]))
+    batch = replace(drawn(family), rollout=Rollout(torch.tensor([3, 1]), integrator, order=2))
     made = learner(family, KINDS["full"])
     denoiser = made.trainable.denoiser
     oracle = _TrueVelocity(Convention.of(family), batch)
