@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tuner.config.adapter import AdapterConfig
+from tuner.config.attention import DIFFUSERS, KERNELS
 from tuner.config.flow import FlowConfig
 from tuner.config.keys import Given
 from tuner.config.memory import MemoryConfig
@@ -55,6 +56,12 @@ def warnings(topics: Mapping[str, Any], facts: FamilyFacts) -> Iterator[str]:
         yield (
             f"lora_alpha {adapter.lora_alpha} differs from lora_rank {adapter.lora_rank}: "
             "the adapter file holds the alpha, but some samplers ignore it"
+        )
+    memory: MemoryConfig = topics["memory"]
+    if memory.enable_group_offload and not optimisation.gradient_checkpointing:
+        yield (
+            "enable_group_offload without gradient_checkpointing spares memory only while pictures are made: "
+            "a training step keeps every block until its backward pass"
         )
     for width, height in validation.sizes():
         if (width, height) != aligned_size(width, height, facts):
@@ -135,9 +142,37 @@ def _precision(topics: Mapping[str, Any], family: Family) -> Iterator[Problem]:
 
 def _memory(topics: Mapping[str, Any]) -> Iterator[Problem]:
     memory: MemoryConfig | None = topics.get("memory")
-    if memory and memory.enable_group_offload and memory.enable_model_cpu_offload:
+    if memory is None:
+        return
+    yield from _offload(memory, topics.get("model"))
+    kernel = KERNELS.get(memory.attention_mechanism)
+    precision: PrecisionConfig | None = topics.get("precision")
+    if kernel and not kernel.installed:
+        yield Problem(
+            f"{memory.attention_mechanism} needs the package {kernel.package}, which is not installed",
+            key="attention_mechanism",
+            remedy=f"install it, or use {DIFFUSERS}",
+        )
+    if kernel and kernel.bf16 and precision and precision.mixed_precision == "no":
+        yield Problem(
+            f"{memory.attention_mechanism} takes no float32, which mixed_precision no asks for",
+            key="attention_mechanism",
+            remedy="use native, or mixed_precision bf16",
+        )
+
+
+def _offload(memory: MemoryConfig, model: ModelConfig | None) -> Iterator[Problem]:
+    if not memory.enable_group_offload:
+        return
+    if memory.enable_model_cpu_offload:
         yield Problem(
             "enable_group_offload and enable_model_cpu_offload both move the denoiser and exclude each other",
             key="enable_model_cpu_offload",
             remedy="turn one of them off",
+        )
+    if model and model.model_type == "full":
+        yield Problem(
+            "weights that train stay on the device, and model_type full trains them all",
+            key="enable_group_offload",
+            remedy="turn it off, or train with model_type lora",
         )

@@ -13,6 +13,7 @@ from tuner.config.loading import LoadedConfig
 from tuner.config.run import RunConfig
 from tuner.data.order import steps_per_epoch
 from tuner.data.plan import Plan
+from tuner.training.attention import check_attention
 from tuner.training.batches import BatchSource
 from tuner.training.building import build_learner, build_source
 from tuner.training.checkpoint import (
@@ -34,6 +35,7 @@ from tuner.training.identity import (
 )
 from tuner.training.interruption import StopRequest, alone_in
 from tuner.training.loop import Learner, Loop, has_dropout
+from tuner.training.offloading import check_offload
 from tuner.training.persistence import load_learner, save_learner
 from tuner.training.picture_rounds import PictureRounds
 from tuner.training.session import Session, open_session
@@ -84,6 +86,8 @@ def prepare_run(loaded: LoadedConfig, stop: StopRequest) -> Run:
     if checkpoint is None and config.model.model_type == "lora":
         check_initial_adapter(config.adapter, config.lycoris)
     session = open_session(loaded)
+    check_attention(loaded, session.device)
+    check_offload(config, session.device)
     if state is not None:
         session = replace(session, seed=state["seed"])
     first = state["step"] if state else 0

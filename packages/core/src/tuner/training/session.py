@@ -19,6 +19,7 @@ from tuner.config.loading import LoadedConfig
 from tuner.errors import TunerError
 from tuner.plugins import create_extensions, create_manager
 from tuner.tracking.bars import hide_library_bars
+from tuner.training.codec_memory import spare_codec
 from tuner.training.sources import ModelFolders, ModelSource, fetch_parts, resolve_source
 from tuner.types import ComponentRequest, Components, FamilyFacts, Part
 
@@ -68,8 +69,8 @@ class Session:
         """The dtype in which latents are computed."""
         return getattr(torch, self.facts.codec_dtype) if self.facts.codec_dtype else self.dtype
 
-    def load(self, *parts: Part, folder: Path | None = None) -> Components:
-        """Load parts of the base model, or of the model in `folder`."""
+    def load(self, *parts: Part, folder: Path | None = None, device: torch.device | None = None) -> Components:
+        """Load parts of the base model, or of the model in `folder`, to the run's device or another one."""
         folders = ModelFolders(folder) if folder else fetch_parts(self.source, parts, self.facts)
         request = ComponentRequest(
             folder=folders.root,
@@ -77,10 +78,13 @@ class Session:
             parts=frozenset(parts),
             dtype=self.dtype,
             dtypes={"codec": self.codec_dtype},
-            device=self.device,
+            device=device or self.device,
             options=self.config.family,
         )
-        return self.hook.load_components(request=request)
+        components: Components = self.hook.load_components(request=request)
+        if components.codec is not None:
+            spare_codec(components.codec, self.config.memory)
+        return components
 
 
 def open_session(loaded: LoadedConfig) -> Session:
