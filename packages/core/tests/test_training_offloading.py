@@ -4,6 +4,7 @@ import copy
 import gc
 import logging
 import math
+import resource
 import weakref
 
 import pytest
@@ -107,6 +108,16 @@ def test_the_disk_is_left_as_it_was(tmp_path):
     del network
     gc.collect()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_is_full_is_named(network, tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(TunerError, match=r"group_offload_to_disk_path: .* cannot hold the denoiser"):
+            GroupOffload("block_level", folder=tmp_path).apply(network, HOST)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize(("recompute", "kept"), [(True, 1), (False, 5)])

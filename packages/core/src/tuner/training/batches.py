@@ -121,7 +121,7 @@ class BatchSource:
     def step(self, step: int) -> list[DrawnBatch]:
         """Make the micro-batches of optimizer step `step`, counted from 0."""
         indices = range(step * self.accumulation, (step + 1) * self.accumulation)
-        return [self._draw(step, micro_batch(self.plan, self.seed, index)) for index in indices]
+        return [self.batch(step, micro_batch(self.plan, self.seed, index)) for index in indices]
 
     def steps(self, first: int, last: int) -> Iterator[list[DrawnBatch]]:
         """Make steps `first` to `last - 1`, each one when it is asked for or, for an accelerator, one step ahead."""
@@ -137,7 +137,8 @@ class BatchSource:
                 yield ready
             yield upcoming.result()
 
-    def _draw(self, step: int, draws: Sequence[Draw]) -> DrawnBatch:
+    def batch(self, step: int, draws: Sequence[Draw]) -> DrawnBatch:
+        """Make one micro-batch of a step, of pictures of one bucket."""
         if self.in_epoch is not None:
             draws = [replace(draw, sample=self.in_epoch(draw.sample, draw.epoch)) for draw in draws]
         keys = [draw.name for draw in draws]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import Parameter
@@ -109,6 +110,16 @@ def _check_writable(folder: Path) -> None:
         ) from error
 
 
+def _write(file: Path, tensors: Sequence[Tensor]) -> None:
+    try:
+        save_file({str(number): tensor.detach().contiguous() for number, tensor in enumerate(tensors)}, file)
+    except (OSError, SafetensorError) as error:
+        raise TunerError(
+            f"group_offload_to_disk_path: {file.parent} cannot hold the denoiser: {error}\n"
+            "    -> make room, or name a folder on another disk"
+        ) from error
+
+
 class Group:
     """Layers whose frozen weights are moved together.
 
@@ -130,7 +141,7 @@ class Group:
         ]
         self._waiting: list[Parameter] = [owner._parameters[name] for owner, name in self._places]  # type: ignore[misc]
         if file is not None:
-            save_file({str(n): each.detach().contiguous() for n, each in enumerate(self._waiting)}, file)
+            _write(file, self._waiting)
             self._waiting = [Parameter(each.detach().to("meta"), requires_grad=False) for each in self._waiting]
         for parameter in self._waiting if file is None else ():
             parameter.data = parameter.data.to(HOST)

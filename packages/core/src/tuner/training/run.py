@@ -29,15 +29,18 @@ from tuner.training.identity import (
     allows_changes,
     check_identity,
     export_metadata,
+    is_unchanged,
     run_identity,
     scrubbed_settings,
     write_receipt,
 )
 from tuner.training.interruption import StopRequest, alone_in
 from tuner.training.loop import Learner, Loop, has_dropout
+from tuner.training.memory_errors import memory_explained, step_remedies
 from tuner.training.offloading import check_offload
 from tuner.training.persistence import load_learner, save_learner
 from tuner.training.picture_rounds import PictureRounds
+from tuner.training.rehearsal import SHORTEST, Rehearsal, batch_size_of, largest_bucket
 from tuner.training.session import Session, open_session
 from tuner.types import CheckpointSaved, RunEnded, RunStarted
 
@@ -103,7 +106,8 @@ def prepare_run(loaded: LoadedConfig, stop: StopRequest) -> Run:
     elif not config.checkpoints.wants_fresh_start():
         logger.info("no checkpoint in %s: starting from step 0", config.model.output_dir)
     source = build_source(session, learner, data)
-    return Run(session, stop, data, learner, source, identity, first, total_steps(config, data.plan))
+    proven = state is not None and is_unchanged(state, session, identity)
+    return Run(session, stop, data, learner, source, identity, first, total_steps(config, data.plan), proven)
 
 
 def total_steps(config: RunConfig, plan: Plan) -> int:
@@ -125,6 +129,7 @@ class Run:
         identity: What must be the same when it is resumed.
         first: Steps taken before.
         last: Steps taken when it is done.
+        proven: Whether a run of the same settings and data has written the checkpoint that this one goes on from.
     """
 
     session: Session
@@ -135,6 +140,7 @@ class Run:
     identity: dict[str, str]
     first: int
     last: int
+    proven: bool = False
 
     @property
     def _config(self) -> RunConfig:
@@ -159,7 +165,8 @@ class Run:
         step, exported = self.first, None
         outcome: Literal["done", "interrupted", "failed"] = "failed"
         try:
-            step = self._take_steps()
+            with memory_explained(self.session.device, "training", self._remedies()):
+                step = self._take_steps()
             if step < self.last:
                 outcome = "interrupted"
             else:
@@ -173,9 +180,16 @@ class Run:
             hook.run_ended(event=RunEnded(step, outcome, exported))
         return TrainResult(step, outcome == "interrupted", exported)
 
+    def _remedies(self) -> list[str]:
+        bucket = largest_bucket(self.data.plan)
+        return step_remedies(self.session, bucket.dataset, batch_size_of(bucket))
+
     def _take_steps(self) -> int:
         self._pictures.check()
-        if self.first == 0 and not self._config.validation.disable_benchmark:
+        begins = self.first == 0 and not self._config.validation.disable_benchmark
+        if not self.proven and self.last - self.first >= SHORTEST:
+            self._rehearsal().run(with_picture=not begins)
+        if begins:
             self._pictures.make(0, "base model", self._output_dir / "benchmarks" / "base_model")
         loop = self._loop()
         step = self.first
@@ -186,6 +200,12 @@ class Run:
             if stops:
                 break
         return step
+
+    def _rehearsal(self) -> Rehearsal:
+        def save(folder: Path) -> None:
+            save_learner(self.learner, folder, self._metadata(self.first))
+
+        return Rehearsal(self.session, self.learner, self.source, self._pictures, save, self.first)
 
     def _loop(self) -> Loop:
         denoiser = self.learner.components.denoiser
