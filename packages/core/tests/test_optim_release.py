@@ -95,3 +95,21 @@ def test_the_largest_element_is_measured_before_clamping():
         if wanted:
             loss.backward()
             assert optimizer.measured()["grad_max_abs"] == max(gradient.abs().max() for gradient in gradients)
+
+
+def test_a_backward_pass_that_is_held_changes_nothing_and_keeps_no_gradient():
+    model = make_model()
+    optimizer = create_optimizer("optimi-adamw", list(model.named_parameters()), 1e-2, torch.float32, release=True)
+    x = torch.ones(4, 64)
+    with optimizer.held():
+        (model(x) - 1).square().mean().backward()
+    assert all(parameter.grad is None for parameter in model.parameters())
+    fresh = make_model()
+    assert all(
+        torch.equal(found, expected) for found, expected in zip(model.parameters(), fresh.parameters(), strict=True)
+    )
+    (model(x) - 1).square().mean().backward()
+    optimizer.step()
+    assert not any(
+        torch.equal(found, expected) for found, expected in zip(model.parameters(), fresh.parameters(), strict=True)
+    )

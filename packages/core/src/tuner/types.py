@@ -75,6 +75,10 @@ class PromptLimit:
     cut: bool = True
 
 
+TORCH_ATTENTION = "its layers call torch's own attention and take no other kernel"
+"""Why `attention_mechanism` means nothing to a family whose network does not use diffusers' attention dispatcher."""
+
+
 @dataclass(frozen=True)
 class FamilyFacts:
     """The data sheet of a model family.

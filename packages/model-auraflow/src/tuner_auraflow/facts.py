@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from tuner.types import FamilyFacts, FamilyOptions, Flavour, PromptLimit
+from tuner.types import TORCH_ATTENTION, FamilyFacts, FamilyOptions, Flavour, PromptLimit
 
 logger = logging.getLogger("tuner.auraflow")
 
@@ -108,6 +108,7 @@ def auraflow() -> FamilyFacts:
         prompt_limits=prompt_limits,
         tiny_autoencoder="madebyollin/taesdxl",
         options=AuraFlowOptions,
+        inert_settings={"attention_mechanism": TORCH_ATTENTION},
         advice={
             "learning_rate": (
                 "Upstream's claim: LoKr 1e-4 with AdamW, 2e-5 with Lion; smaller ranks take higher rates. "

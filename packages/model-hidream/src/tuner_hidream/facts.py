@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from tuner.types import FamilyFacts, FamilyOptions, Flavour
+from tuner.types import TORCH_ATTENTION, FamilyFacts, FamilyOptions, Flavour
 
 LLAMA_REPO = "terminusresearch/HiDream-I1-Llama-3.1-8B-Instruct"
 """Where Llama and its tokenizer come from: HiDream's own repositories lack them."""
@@ -67,6 +67,7 @@ def hidream() -> FamilyFacts:
         borrowed_folders={"text_encoder_4": LLAMA_REPO, "tokenizer_4": LLAMA_REPO},
         tiny_autoencoder="madebyollin/taef1",
         options=HiDreamOptions,
+        inert_settings={"attention_mechanism": TORCH_ATTENTION},
         advice={
             "learning_rate": (
                 "Upstream's claim: LoKr 1e-4 with AdamW, 2e-5 with Lion; standard LoRA 4e-4 for ranks up to 8, 6e-5 "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tuner.types import FamilyFacts, FamilyOptions, Flavour, PromptLimit
+from tuner.types import TORCH_ATTENTION, FamilyFacts, FamilyOptions, Flavour, PromptLimit
 
 PADDING = -1
 """Fills the end of shorter rows of token ids. No token has this number, so no mask is needed beside the ids."""
@@ -47,7 +47,11 @@ def omnigen() -> FamilyFacts:
         prompt_limits=prompt_limits,
         conditioning_padding={"input_ids": PADDING},
         setting_defaults={"flow_schedule_shift": 0.0},
-        inert_settings={"flow_schedule_shift": _NO_SHIFT, "flow_schedule_auto_shift": _NO_SHIFT},
+        inert_settings={
+            "flow_schedule_shift": _NO_SHIFT,
+            "flow_schedule_auto_shift": _NO_SHIFT,
+            "attention_mechanism": TORCH_ATTENTION,
+        },
         advice={
             "learning_rate": "Upstream's claim: LoKr 1e-4 with AdamW, 2e-5 with Lion.",
             "memory": "Upstream's claim: 24 GB hold a LoKr with batches of 2 or 3.",

@@ -19,12 +19,13 @@ from tuner.errors import ExportError
 _ADAPTER = "reopened"
 
 
-def load_exported(path: Path, denoiser: nn.Module) -> int:
+def load_exported(path: Path, denoiser: nn.Module, device: torch.device | None = None) -> int:
     """Apply a saved adapter to a denoiser that has none, with the loader of the format's own library.
 
     Args:
         path: The file, or the folder that holds `pytorch_lora_weights.safetensors`.
         denoiser: A base model. Changed in place.
+        device: Where the denoiser computes, if its weights wait elsewhere.
 
     Returns:
         The number of tensors that were loaded, which is that of the file.
@@ -35,7 +36,7 @@ def load_exported(path: Path, denoiser: nn.Module) -> int:
     saved = open_saved(path)
     tensors = saved.tensors()
     if saved.lora_type == "lycoris":
-        loaded = _load_lycoris(tensors, saved.settings(), denoiser)
+        loaded = _load_lycoris(tensors, saved.settings(), denoiser, device or device_of(denoiser))
     else:
         loaded = _load_standard(saved, tensors, denoiser)
     if idle := sorted(tensors.keys() - loaded):
@@ -46,7 +47,9 @@ def load_exported(path: Path, denoiser: nn.Module) -> int:
     return len(tensors)
 
 
-def _load_lycoris(tensors: dict[str, Tensor], config: dict[str, Any], denoiser: nn.Module) -> set[str]:
+def _load_lycoris(
+    tensors: dict[str, Tensor], config: dict[str, Any], denoiser: nn.Module, device: torch.device
+) -> set[str]:
     """Apply a LyCORIS file and return the names of the tensors that found a layer."""
     with quiet():
         network, _ = create_lycoris_from_weights(config.get("multiplier", 1.0), None, denoiser, weights_sd=tensors)
@@ -54,7 +57,7 @@ def _load_lycoris(tensors: dict[str, Tensor], config: dict[str, Any], denoiser: 
     for module in network.loras:
         if bypass:
             use_bypass(module)
-    network.to(device_of(denoiser)).requires_grad_(False)
+    network.to(device).requires_grad_(False)
     network.apply_to()
     return {f"{module.lora_name}.{key}" for module in network.loras for key in module.custom_state_dict()}
 

@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tuner.config.adapter import AdapterConfig
+from tuner.config.attention import DIFFUSERS, KERNELS
 from tuner.config.flow import FlowConfig
 from tuner.config.keys import Given
 from tuner.config.memory import MemoryConfig
 from tuner.config.model import ModelConfig
 from tuner.config.optimisation import OptimisationConfig
 from tuner.config.optimisation_checks import optimisation_conflicts, optimisation_warnings
+from tuner.config.precision import PrecisionConfig
 from tuner.config.storage import storage_problems
 from tuner.config.validation import ValidationConfig
 from tuner.errors import Problem
@@ -56,6 +58,12 @@ def warnings(topics: Mapping[str, Any], facts: FamilyFacts) -> Iterator[str]:
             f"lora_alpha {adapter.lora_alpha} differs from lora_rank {adapter.lora_rank}: "
             "the adapter file holds the alpha, but some samplers ignore it"
         )
+    memory: MemoryConfig = topics["memory"]
+    if memory.enable_group_offload and not optimisation.gradient_checkpointing:
+        yield (
+            "enable_group_offload without gradient_checkpointing spares memory only while pictures are made: "
+            "a training step keeps every block until its backward pass"
+        )
     for width, height in validation.sizes():
         if (width, height) != aligned_size(width, height, facts):
             rounded = "x".join(map(str, aligned_size(width, height, facts)))
@@ -93,9 +101,44 @@ def _flow(topics: Mapping[str, Any]) -> Iterator[Problem]:
 
 def _memory(topics: Mapping[str, Any]) -> Iterator[Problem]:
     memory: MemoryConfig | None = topics.get("memory")
-    if memory and memory.enable_group_offload and memory.enable_model_cpu_offload:
+    if memory is None:
+        return
+    precision: PrecisionConfig | None = topics.get("precision")
+    yield from _offload(memory, topics.get("model"), precision)
+    kernel = KERNELS.get(memory.attention_mechanism)
+    if kernel and not kernel.installed:
+        yield Problem(
+            f"{memory.attention_mechanism} needs the package {kernel.package}, which is not installed",
+            key="attention_mechanism",
+            remedy=f"install it, or use {DIFFUSERS}",
+        )
+    if kernel and kernel.bf16 and precision and precision.mixed_precision == "no":
+        yield Problem(
+            f"{memory.attention_mechanism} takes no float32, which mixed_precision no asks for",
+            key="attention_mechanism",
+            remedy="use native, or mixed_precision bf16",
+        )
+
+
+def _offload(memory: MemoryConfig, model: ModelConfig | None, precision: PrecisionConfig | None) -> Iterator[Problem]:
+    if not memory.enable_group_offload:
+        return
+    if memory.enable_model_cpu_offload:
         yield Problem(
             "enable_group_offload and enable_model_cpu_offload both move the denoiser and exclude each other",
             key="enable_model_cpu_offload",
             remedy="turn one of them off",
+        )
+    if model and model.model_type == "full":
+        yield Problem(
+            "weights that train stay on the device, and model_type full trains them all",
+            key="enable_group_offload",
+            remedy="turn it off, or train with model_type lora",
+        )
+    stored = precision.base_model_precision if precision else "no_change"
+    if stored != "no_change" and model and not model.i_know_what_i_am_doing:
+        yield Problem(
+            f"moving blocks that are stored as {stored} is not proven",
+            key="enable_group_offload",
+            remedy="turn it off, or set i_know_what_i_am_doing to try it",
         )

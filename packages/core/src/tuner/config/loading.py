@@ -147,10 +147,15 @@ def _without_foreign(sources: Sources, options: type[BaseModel]) -> tuple[Source
 def _without_inert(
     given: dict[str, Given], defaults: Mapping[str, Any], reasons: Mapping[str, str]
 ) -> tuple[dict[str, Given], dict[str, str]]:
-    """Put the family's defaults in place of values that mean nothing to it; also return the reasons by key."""
-    inert = {key: reasons[key] for key, value in given.items() if key in reasons and value.origin != "family"}
+    """Put the family's defaults in place of values that mean nothing to it; also return the reasons by key.
+
+    A value that equals the default asks for nothing, so it has no reason.
+    """
+    usual = {key: field.get_default(call_default_factory=True) for _, key, field in all_settings()} | dict(defaults)
+    inert = {key: value.value for key, value in given.items() if key in reasons and value.origin != "family"}
     kept = {key: value for key, value in given.items() if key not in inert}
-    return {**kept, **{key: Given(defaults[key], "family") for key in inert if key in defaults}}, inert
+    asked = {key: reasons[key] for key, value in inert.items() if str(value).lower() != str(usual.get(key)).lower()}
+    return {**kept, **{key: Given(defaults[key], "family") for key in inert if key in defaults}}, asked
 
 
 def _family_defaults(family: Family, sources: Sources) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -53,8 +54,18 @@ class ReleasedOptimizer(Optimizer):
         self._step_one = step_one
         self._clip_value = clip_value
         self._largest: list[Tensor] | None = None
+        self._held = False
         for parameter in self._part_of:
             parameter.register_post_accumulate_grad_hook(self._release)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let backward passes inside the block step nothing; their gradients are freed all the same."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
 
     def measure(self, wanted: bool) -> None:
         """Decide whether the gradients of the next backward pass are measured, which takes a pass over each."""
@@ -74,6 +85,9 @@ class ReleasedOptimizer(Optimizer):
 
     def _release(self, parameter: Tensor) -> None:
         assert isinstance(parameter, Parameter) and parameter.grad is not None
+        if self._held:
+            parameter.grad = None
+            return
         if self._largest is not None:
             self._largest.append(torch.linalg.vector_norm(parameter.grad, ord=torch.inf))
         if self._clip_value:

@@ -124,7 +124,7 @@ class BatchSource:
     def step(self, step: int) -> list[DrawnBatch]:
         """Make the micro-batches of optimizer step `step`, counted from 0."""
         indices = range(step * self.accumulation, (step + 1) * self.accumulation)
-        return [self._draw(step, index) for index in indices]
+        return [self._at(step, index) for index in indices]
 
     def steps(self, first: int, last: int) -> Iterator[list[DrawnBatch]]:
         """Make steps `first` to `last - 1`, each one when it is asked for or, for an accelerator, one step ahead."""
@@ -140,13 +140,17 @@ class BatchSource:
                 yield ready
             yield upcoming.result()
 
-    def _draw(self, step: int, index: int) -> DrawnBatch:
-        draws: Sequence[Draw] = micro_batch(self.plan, self.seed, index)
+    def _at(self, step: int, index: int) -> DrawnBatch:
+        before = samples_before(self.plan, self.seed, index) if self.schedule.in_turn else 0
+        return self.batch(step, micro_batch(self.plan, self.seed, index), before)
+
+    def batch(self, step: int, draws: Sequence[Draw], before: int = 0) -> DrawnBatch:
+        """Make one micro-batch of a step, of pictures of one bucket. `before` counts the samples drawn before it."""
         if self.in_epoch is not None:
             draws = [replace(draw, sample=self.in_epoch(draw.sample, draw.epoch)) for draw in draws]
         keys = [draw.name for draw in draws]
         latents = torch.stack([self._latent(draw.sample, step) for draw in draws])
-        sigmas = self._sigmas(step, index, keys, latents)
+        sigmas = self._sigmas(step, before, keys, latents)
         noise = torch.stack([normal_tensor(latents.shape[1:], self.seed, "noise", step, key) for key in keys])
         rows = [self._conditioning(draw, step, key) for draw, key in zip(draws, keys, strict=True)]
         drawn = DrawnBatch(
@@ -161,12 +165,11 @@ class BatchSource:
         )
         return _pinned(drawn) if self.pin else drawn
 
-    def _sigmas(self, step: int, index: int, keys: Sequence[str], latents: Tensor) -> Tensor:
+    def _sigmas(self, step: int, before: int, keys: Sequence[str], latents: Tensor) -> Tensor:
         height, width = latents.shape[-2:]
         tokens = (height // self.patch_size) * (width // self.patch_size)
-        first = samples_before(self.plan, self.seed, index) if self.schedule.in_turn else 0
         sigmas = [
-            self.schedule.draw(generator(self.seed, "sigma", step, key), tokens, first + row)
+            self.schedule.draw(generator(self.seed, "sigma", step, key), tokens, before + row)
             for row, key in enumerate(keys)
         ]
         return torch.tensor(sigmas, dtype=torch.float32)

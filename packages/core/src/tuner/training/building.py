@@ -14,9 +14,11 @@ from tuner.flow import AutoShift
 from tuner.optim.ema import MovingAverage
 from tuner.optim.optimizers import create_optimizer
 from tuner.optim.schedules import Schedule
+from tuner.training.attention import use_attention
 from tuner.training.batches import BatchSource
 from tuner.training.data import PreparedData
 from tuner.training.loop import Learner
+from tuner.training.offloading import HOST, group_offload, place_trainable
 from tuner.training.recomputing import recompute_blocks
 from tuner.training.session import Session
 
@@ -32,9 +34,13 @@ def build_learner(session: Session, *, fresh: bool) -> Learner:
         TunerError: The settings do not fit the model.
     """
     config = session.config
-    components = session.load("denoiser", "scheduler")
+    offload = group_offload(config, session.device)
+    components = session.load("denoiser", "scheduler", device=HOST if offload else None)
     assert components.denoiser is not None  # asked for, so the contract promises it
-    components.denoiser = denoiser = session.accelerator.prepare_model(components.denoiser)
+    components.denoiser = denoiser = session.accelerator.prepare_model(
+        components.denoiser, device_placement=False if offload else None
+    )
+    use_attention(denoiser, config.memory.attention_mechanism, session.facts.title)
     trainable = create_trainable(
         model_type=config.model.model_type,
         adapter=config.adapter,
@@ -45,6 +51,9 @@ def build_learner(session: Session, *, fresh: bool) -> Learner:
         seed=session.seed,
         fresh=fresh,
     )
+    if offload:
+        offload.apply(denoiser, session.device)
+        place_trainable(trainable, session.device)
     if config.optimisation.gradient_checkpointing:
         recompute_blocks(denoiser, session.facts.title, config.optimisation.gradient_checkpointing_interval or 1)
     denoiser.train()

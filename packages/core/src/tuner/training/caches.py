@@ -51,8 +51,14 @@ def _latent_cache(session: Session, store: ShardStore, index: FileIndex) -> Late
         family_name=facts.name,
         vae_fingerprint=fingerprint_of(session, "codec"),
         dtype=session.codec_dtype,
-        codec_version=facts.codec_version,
+        codec_version=codec_version(session),
     )
+
+
+def codec_version(session: Session) -> str:
+    """Return what of the way of encoding decides on numbers: tiles are encoded apart, so they differ from a whole."""
+    version = session.facts.codec_version
+    return f"{version} tiled" if session.config.memory.vae_enable_tiling else version
 
 
 def mask_cache(session: Session, index: FileIndex) -> MaskCache:

@@ -13,12 +13,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from tuner.config.checkpoints import CheckpointConfig
 from tuner.errors import CheckpointError
 
 MANIFEST = "manifest.json"
 STATE = "training_state.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
+_UNWRITABLE = (OSError, SafetensorError)
+"""What a full disk raises: safetensors has an error of its own for it."""
 _SCRATCH = re.compile(r"\.(?:checkpoint-\d+|removed)-[0-9a-f]{32}")
 
 
@@ -60,10 +64,32 @@ def write_checkpoint(output_dir: Path, step: int, state: dict[str, Any], fill: C
             _remove(final)
         scratch.rename(final)
         _sync_folder(output_dir)
-    except OSError as error:
+    except _UNWRITABLE as error:
         shutil.rmtree(scratch, ignore_errors=True)
         raise CheckpointError(f"cannot write {final}: {error}\n    -> earlier checkpoints are unharmed") from error
     return final
+
+
+def try_checkpoint(output_dir: Path, fill: Callable[[Path], None]) -> None:
+    """Write what a checkpoint holds, and remove it again.
+
+    Args:
+        output_dir: The run's folder.
+        fill: Writes the files into the folder that it is given.
+
+    Raises:
+        CheckpointError: The disk is full or cannot be written.
+    """
+    scratch = output_dir / f".checkpoint-0-{uuid.uuid4().hex}"
+    try:
+        scratch.mkdir(parents=True)
+        fill(scratch)
+    except _UNWRITABLE as error:
+        raise CheckpointError(
+            f"no checkpoint can be written to {output_dir}: {error}\n    -> make room, or choose another output_dir"
+        ) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def prune_checkpoints(output_dir: Path, limit: int) -> list[Path]:

@@ -7,7 +7,6 @@ import logging
 import shutil
 import uuid
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,6 +16,7 @@ from tuner.adapters.reopen import load_exported
 from tuner.errors import ExportError
 from tuner.training.batches import DrawnBatch
 from tuner.training.loop import Learner
+from tuner.training.offloading import HOST, group_offload
 from tuner.training.session import Session, release_memory
 from tuner.training.sources import fetch_parts
 from tuner.types import Batch, Components, Part
@@ -112,9 +112,12 @@ def _compare(session: Session, written: Path, probe: DrawnBatch, expected: Tenso
     if is_pipeline:
         fresh = session.load("denoiser", folder=written)
     else:
-        fresh = replace(session.load("denoiser"))
+        offload = group_offload(session.config, session.device)
+        fresh = session.load("denoiser", device=HOST if offload else None)
         assert fresh.denoiser is not None
-        load_exported(written, fresh.denoiser)
+        load_exported(written, fresh.denoiser, session.device)
+        if offload:
+            offload.apply(fresh.denoiser, session.device)
     found = _velocity(session, fresh, probe)
     difference = float((found - expected).norm() / expected.norm().clamp_min(1e-12))
     tolerance = TOLERANCES[session.dtype]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,12 @@ def run_identity(session: Session, plan: Plan, schedule: Schedule) -> dict[str, 
         "schedule": schedule.identity(),
         "data": plan.fingerprint(),
     }
+
+
+def is_unchanged(state: Mapping[str, Any], session: Session, identity: Mapping[str, str]) -> bool:
+    """Whether the run that wrote a checkpoint's training state had the settings and the data of this one."""
+    settings = scrubbed_settings(session.config, session.loaded.secrets)
+    return state["identity"] == identity and state["settings"] == settings
 
 
 def _optimizer_identity(optimisation: OptimisationConfig) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tuner.caching.conditionings import ConditioningCache
 from tuner.training.loop import Learner
+from tuner.training.memory_errors import memory_explained, picture_remedies
 from tuner.training.session import Session, release_memory
 from tuner.types import Conditioning, ImagesValidated, Role, Sampler
-from tuner.validation.pictures import make_pictures, picture_prompts
+from tuner.validation.pictures import largest_size, make_pictures, picture_prompts, try_picture
 from tuner.validation.sampling import evaluating
 
 
@@ -37,6 +39,20 @@ class PictureRounds:
             self._open()
             release_memory()
 
+    def rehearse(self) -> None:
+        """Sample one picture of the largest size with few steps, and keep nothing of it.
+
+        Raises:
+            OutOfMemoryError: It does not fit into memory.
+        """
+        config, denoiser = self.session.config, self.learner.components.denoiser
+        prompts = picture_prompts(config)
+        if not prompts or denoiser is None:
+            return
+        with self._explained(), evaluating(denoiser):
+            try_picture(self._open(), prompts[0], self._read, config=config, facts=self.session.facts)
+        release_memory()
+
     def make(self, step: int, label: str, folder: Path) -> None:
         """Make a round and tell the extensions.
 
@@ -46,13 +62,13 @@ class PictureRounds:
             folder: Where the pictures go.
 
         Raises:
-            TunerError: The family refuses to sample.
+            TunerError: The family refuses to sample, or a picture does not fit into memory.
         """
         prompts, denoiser = picture_prompts(self.session.config), self.learner.components.denoiser
         if not prompts or denoiser is None:
             return
         sampler = self._open()
-        with evaluating(denoiser):
+        with self._explained(), evaluating(denoiser):
             files = make_pictures(
                 sampler,
                 prompts,
@@ -66,6 +82,12 @@ class PictureRounds:
         del sampler
         release_memory()
         self.session.hook.images_validated(event=ImagesValidated(step, label, files))
+
+    def _explained(self) -> AbstractContextManager[None]:
+        width, height = largest_size(self.session.config, self.session.facts)
+        return memory_explained(
+            self.session.device, f"a validation picture of {width}x{height}", picture_remedies(self.session)
+        )
 
     def _open(self) -> Sampler:
         loaded = self.session.load("codec", "scheduler")

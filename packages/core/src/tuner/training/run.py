@@ -17,6 +17,7 @@ from tuner.config.run import RunConfig
 from tuner.data.order import steps_per_epoch
 from tuner.data.plan import Plan
 from tuner.errors import NonFiniteError
+from tuner.training.attention import check_attention
 from tuner.training.batches import BatchSource
 from tuner.training.building import build_learner, build_schedule, build_source
 from tuner.training.checkpoint import (
@@ -33,14 +34,18 @@ from tuner.training.identity import (
     allows_changes,
     check_identity,
     export_metadata,
+    is_unchanged,
     run_identity,
     scrubbed_settings,
     write_receipt,
 )
 from tuner.training.interruption import StopRequest, alone_in
 from tuner.training.loop import Learner, Loop, has_dropout
+from tuner.training.memory_errors import memory_explained, step_remedies
+from tuner.training.offloading import check_offload
 from tuner.training.persistence import load_learner, save_learner
 from tuner.training.picture_rounds import PictureRounds
+from tuner.training.rehearsal import SHORTEST, Rehearsal, batch_size_of, largest_bucket
 from tuner.training.replay_record import write_record
 from tuner.training.session import Session, open_session
 from tuner.types import CheckpointSaved, RunEnded, RunStarted
@@ -104,6 +109,8 @@ def prepare_run_from(checkpoint: Path | None, loaded: LoadedConfig, stop: StopRe
     if checkpoint is None and config.model.model_type == "lora":
         check_initial_adapter(config.adapter, config.lycoris)
     session = open_session(loaded)
+    check_attention(loaded, session.device)
+    check_offload(config, session.device)
     if state is not None:
         seed = state["seed"]
     if seed is not None:
@@ -122,7 +129,8 @@ def prepare_run_from(checkpoint: Path | None, loaded: LoadedConfig, stop: StopRe
     elif not config.checkpoints.wants_fresh_start():
         logger.info("no checkpoint in %s: starting from step 0", config.model.output_dir)
     source = build_source(session, learner, data)
-    return Run(session, stop, data, learner, source, identity, first, last)
+    proven = state is not None and is_unchanged(state, session, identity)
+    return Run(session, stop, data, learner, source, identity, first, last, proven)
 
 
 def total_steps(config: RunConfig, plan: Plan) -> int:
@@ -144,6 +152,7 @@ class Run:
         identity: What must be the same when it is resumed.
         first: Steps taken before.
         last: Steps taken when it is done.
+        proven: Whether a run of the same settings and data has written the checkpoint that this one goes on from.
     """
 
     session: Session
@@ -154,6 +163,7 @@ class Run:
     identity: dict[str, str]
     first: int
     last: int
+    proven: bool = False
 
     @property
     def _config(self) -> RunConfig:
@@ -178,7 +188,8 @@ class Run:
         step, exported = self.first, None
         outcome: Literal["done", "interrupted", "failed"] = "failed"
         try:
-            step = self._take_steps()
+            with memory_explained(self.session.device, "training", self._remedies()):
+                step = self._take_steps()
             if step < self.last:
                 outcome = "interrupted"
             else:
@@ -194,9 +205,16 @@ class Run:
             hook.run_ended(event=RunEnded(step, outcome, exported))
         return TrainResult(step, outcome == "interrupted", exported)
 
+    def _remedies(self) -> list[str]:
+        bucket = largest_bucket(self.data.plan)
+        return step_remedies(self.session, bucket.dataset, batch_size_of(bucket))
+
     def _take_steps(self) -> int:
         self._pictures.check()
-        if self.first == 0 and not self._config.validation.disable_benchmark:
+        begins = self.first == 0 and not self._config.validation.disable_benchmark
+        if not self.proven and self.last - self.first >= SHORTEST:
+            self._rehearsal().run(with_picture=not begins)
+        if begins:
             self._pictures.make(0, "base model", self._output_dir / "benchmarks" / "base_model")
         loop = self.loop(self.session.accelerator.backward)
         step = self.first
@@ -207,6 +225,12 @@ class Run:
             if stops:
                 break
         return step
+
+    def _rehearsal(self) -> Rehearsal:
+        def save(folder: Path) -> None:
+            save_learner(self.learner, folder, self._metadata(self.first))
+
+        return Rehearsal(self.session, self.learner, self.source, self._pictures, save, self.first)
 
     def loop(self, backward: Callable[[Tensor], None]) -> Loop:
         """Return what takes the steps; `backward` runs the backward pass of a loss."""

@@ -21,6 +21,7 @@ from tuner.config.storage import StoredPart, stored_parts
 from tuner.errors import TunerError
 from tuner.plugins import create_extensions, create_manager
 from tuner.tracking.bars import hide_library_bars
+from tuner.training.codec_memory import spare_codec
 from tuner.training.sources import ModelFolders, ModelSource, fetch_parts, resolve_source
 from tuner.training.storage import check_devices, store_components
 from tuner.types import ComponentRequest, Components, FamilyFacts, Part
@@ -71,8 +72,12 @@ class Session:
         """The dtype in which latents are computed."""
         return getattr(torch, self.facts.codec_dtype) if self.facts.codec_dtype else self.dtype
 
-    def load(self, *parts: Part, folder: Path | None = None) -> Components:
-        """Load parts of the base model, or of the model in `folder`, stored as the precision settings say."""
+    def load(self, *parts: Part, folder: Path | None = None, device: torch.device | None = None) -> Components:
+        """Load parts of the base model, or of the model in `folder`, stored as the precision settings say.
+
+        They go to the run's device or to another one.
+        """
+        device = device or self.device
         stored = [part for part in self.stored if part.part in parts]
         folders = ModelFolders(folder) if folder else fetch_parts(self.source, parts, self.facts)
         request = ComponentRequest(
@@ -82,14 +87,16 @@ class Session:
             dtype=self.dtype,
             dtypes={"codec": self.codec_dtype},
             # What is quantised goes to the device afterwards, when it is small.
-            device=torch.device("cpu") if stored else self.device,
+            device=torch.device("cpu") if stored else device,
             options=self.config.family,
         )
         components: Components = self.hook.load_components(request=request)
         if stored:
             policy = self.hook.quantisation_policy(options=self.config.family)
             via = self.device if self.config.precision.quantize_via == "accelerator" else torch.device("cpu")
-            store_components(components, stored, policy, via=via, device=self.device)
+            store_components(components, stored, policy, via=via, device=device)
+        if components.codec is not None:
+            spare_codec(components.codec, self.config.memory)
         return components
 
     @cached_property

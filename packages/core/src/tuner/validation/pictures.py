@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +50,38 @@ def safe_name(nickname: str) -> str:
     """Turn a nickname into something that every file system accepts as part of a file name."""
     cleaned = re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", nickname).strip(" .")
     return cleaned[:80] or "_"
+
+
+def largest_size(config: RunConfig, facts: FamilyFacts) -> tuple[int, int]:
+    """Return the (width, height) in pixels of the run's largest pictures."""
+    sizes = [aligned_size(width, height, facts) for width, height in config.validation.sizes()]
+    return max(sizes, key=lambda size: size[0] * size[1])
+
+
+def try_picture(
+    sampler: Sampler,
+    prompt: PicturePrompt,
+    read_conditioning: Callable[[str, Role], Conditioning],
+    *,
+    config: RunConfig,
+    facts: FamilyFacts,
+) -> None:
+    """Sample a picture of the largest size with two steps, as `make_pictures` does, and keep nothing of it."""
+    validation = config.validation
+    width, height = largest_size(config, facts)
+    guided = validation.validation_guidance > 1
+    # What comes of two steps is no picture, so it may well be non-finite.
+    with suppress(NonFiniteError):
+        sample_picture(
+            sampler,
+            read_conditioning(prompt.prompt, prompt.role),
+            read_conditioning(validation.validation_negative_prompt, "negative") if guided else None,
+            width=width,
+            height=height,
+            steps=min(2, validation.validation_num_inference_steps),
+            guidance=validation.validation_guidance,
+            seed=0,
+        )
 
 
 def make_pictures(
