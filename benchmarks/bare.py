@@ -13,7 +13,7 @@ from models import FAMILIES
 from tuner.adapters.create import create_trainable
 from tuner.config import RunConfig
 from tuner.config.loading import LoadedConfig
-from tuner.optim.optimizers import OPTIMIZERS
+from tuner.config.optimizers import find_optimizer
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,9 @@ class BareLoop:
         self._trainable = trainable
         self._parameters = [parameter for _, parameter in trainable.named_parameters()]
         optimisation = config.optimisation
-        spec = OPTIMIZERS[optimisation.optimizer]
-        self._optimizer = spec.factory(self._parameters, lr=optimisation.learning_rate, **spec.settings)
+        spec = optimisation.optimizer_spec
+        made = find_optimizer(spec.path)
+        self._optimizer = made(self._parameters, lr=optimisation.learning_rate, **spec.defaults)
         self._clip = clip_grad_norm_ if optimisation.grad_clip_method == "norm" else clip_grad_value_
         self._limit = optimisation.max_grad_norm
 
