@@ -5,9 +5,10 @@ from __future__ import annotations
 import resource
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -16,9 +17,7 @@ from safetensors.torch import save_file
 from bare import BareBatch, BareLoop
 from tuner.config.loading import LoadedConfig, load_config
 from tuner.plugins import create_manager
-from tuner.training.building import build_schedule
 from tuner.training.interruption import StopRequest
-from tuner.training.loop import Loop, has_dropout
 from tuner.training.run import Run, prepare_run
 from tuner.types import ComponentRequest, RunStarted
 
@@ -43,29 +42,22 @@ class Product:
 
     def steps(self) -> Iterator[int]:
         """Take steps for as long as asked to, with every extension listening."""
-        run, session = self.run, self.run.session
-        denoiser = run.learner.components.denoiser
-        assert denoiser is not None
-        loop = Loop(
-            session.config,
-            session.hook,
-            run.learner,
-            run.source,
-            build_schedule(session.config, run.last),
-            device=session.device,
-            dtype=session.dtype,
-            backward=session.accelerator.backward,
-            draws=has_dropout(denoiser),
-        )
-        session.hook.run_started(event=RunStarted(session.config, 0, run.last, session.config.model.output_dir))
-        return loop.run(0, run.last)
+        return steps_of(self.run)
 
 
-def load_case(config: Path, kind: str, batch: int) -> LoadedConfig:
-    """Read the project's configuration for a way of training and a batch size."""
+def steps_of(run: Run) -> Iterator[int]:
+    """Take the steps of a run for as long as asked to, with every extension listening."""
+    session = run.session
+    session.hook.run_started(event=RunStarted(session.config, 0, run.last, session.config.model.output_dir))
+    return run.loop(session.accelerator.backward).run(0, run.last)
+
+
+def load_case(config: Path, kind: str, batch: int, settings: Mapping[str, Any] | None = None) -> LoadedConfig:
+    """Read the project's configuration for a way of training, a batch size and other settings."""
     output = tempfile.mkdtemp(dir=config.parent)
     model_type = "full" if kind == "full" else "lora"
-    return load_config(config, {"model_type": model_type, "train_batch_size": str(batch), "output_dir": output})
+    given = {"model_type": model_type, "train_batch_size": str(batch), "output_dir": output}
+    return load_config(config, {**given, **(settings or {})})
 
 
 def prepare_product(config: Path, kind: str, batch: int) -> Product:
