@@ -95,6 +95,9 @@ def test_installed_it_is_listed(site):
 
 
 def test_installed_it_passes_its_tests_and_the_structural_proofs(site, package, pytester, monkeypatch):
+    # Imported here, so that no inner run imports for itself what a process can import only once.
+    import tuner.adapters  # noqa: F401
+
     monkeypatch.syspath_prepend(site)
     outcome = pytester.inline_run(
         "-c", f"{package}/pyproject.toml", f"{package}/tests", "-k", "facts.py", "-p", "no:terminal"

@@ -79,7 +79,7 @@ def stored(scheme, dtype=torch.float32):
 
 
 def inputs(dtype):
-    x = torch.randn((5, 128, 3), generator=torch.Generator().manual_seed(2)).to(dtype)
+    x = torch.randn((1, 128, 15), generator=torch.Generator().manual_seed(2)).to(dtype)
     return x.transpose(1, 2).requires_grad_()  # as attention leaves it: not contiguous
 
 
