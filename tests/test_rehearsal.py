@@ -142,7 +142,8 @@ def test_a_batch_that_does_not_fit_is_explained(project, monkeypatch):
 
 def test_what_is_set_already_is_not_advised(project, monkeypatch):
     monkeypatch.setattr(step_module, "sample_losses", too_large)
-    config = project(max_train_steps=SHORTEST, gradient_checkpointing=True, train_batch_size=1)
+    given = {"gradient_checkpointing": True, "train_batch_size": 1, "base_model_precision": "int8-quanto"}
+    config = project(max_train_steps=SHORTEST, **given)
     with pytest.raises(OutOfMemoryError, match=r"\n    -> lower the resolution of data set photographs$"):
         train(load_config(config))
 
@@ -160,7 +161,8 @@ def test_a_picture_that_does_not_fit_is_explained(project):
     with pytest.raises(OutOfMemoryError) as caught:
         train(load_config(config))
     assert "a validation picture of 4000000x4000000 does not fit into memory" in str(caught.value)
-    assert "-> set vae_enable_tiling to true; if that is not enough: lower validation_resolution" in str(caught.value)
+    assert "-> set vae_enable_tiling to true; if that is not enough: set base_model_precision" in str(caught.value)
+    assert str(caught.value).endswith("lower validation_resolution")
     assert not list(Path("output").glob("*checkpoint*"))
 
 

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 import psutil
 import torch
 
-from tuner.config.precision import PrecisionConfig
-from tuner.config.settings import field_extra
 from tuner.errors import TunerError
 from tuner.training.session import Session
 
@@ -83,8 +81,7 @@ def _weight_remedies(session: Session) -> Iterator[str]:
         return
     if not config.memory.enable_group_offload and session.device.type != "cpu":
         yield "set enable_group_offload to true"
-    served = not field_extra(PrecisionConfig.model_fields["base_model_precision"], "unread", None)
-    if served and config.precision.base_model_precision == "no_change":
+    if config.precision.base_model_precision == "no_change":
         policy = session.hook.quantisation_policy(options=config.family).parts.get("denoiser")
         smaller = [name for name in policy.allowed if name != "no_change"] if policy else []
         if smaller:
