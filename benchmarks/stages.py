@@ -16,10 +16,11 @@ from safetensors.torch import save_file
 
 from bare import BareBatch, BareLoop
 from tuner.config.loading import LoadedConfig, load_config
+from tuner.events import RunStarted
 from tuner.plugins import create_manager
 from tuner.training.interruption import StopRequest
 from tuner.training.run import Run, prepare_run
-from tuner.types import ComponentRequest, RunStarted
+from tuner.types import ComponentRequest
 
 STORED = 6
 """Batches that the bare loop holds in memory."""
@@ -48,7 +49,9 @@ class Product:
 def steps_of(run: Run) -> Iterator[int]:
     """Take the steps of a run for as long as asked to, with every extension listening."""
     session = run.session
-    session.hook.run_started(event=RunStarted(session.config, 0, run.last, session.config.model.output_dir))
+    session.hook.run_started(
+        event=RunStarted(session.config, 0, run.last, session.config.model.output_dir, session.facts)
+    )
     return run.loop(session.accelerator.backward).run(0, run.last)
 
 

@@ -2,7 +2,7 @@
 
 A run has one pluggy manager with exactly one family and any number of extensions registered, so no hook
 needs to say which family is meant. Family hooks are `firstresult`: one answer, never None. An extension may
-wrap any of them (`hookimpl(wrapper=True)`). The objects that travel are in `tuner.types`.
+wrap any of them (`hookimpl(wrapper=True)`). The objects that travel are in `tuner.types` and `tuner.events`.
 """
 
 from __future__ import annotations
@@ -16,21 +16,23 @@ import pluggy
 if TYPE_CHECKING:
     import pydantic
 
+    from tuner.events import (
+        CheckpointSaved,
+        ImagesValidated,
+        RunEnded,
+        RunStarted,
+        StepEnded,
+    )
     from tuner.types import (
         Batch,
-        CheckpointSaved,
         ComponentRequest,
         Components,
         Conditioning,
         FamilyFacts,
-        ImagesValidated,
         Prediction,
         QuantisationPolicy,
         Role,
-        RunEnded,
-        RunStarted,
         Sampler,
-        StepEnded,
     )
 
 PROJECT = "tuner"

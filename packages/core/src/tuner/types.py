@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from tuner.config import RunConfig
-
 Part = Literal["text_encoders", "codec", "denoiser", "scheduler"]
 """What can be loaded alone. `text_encoders` includes tokenizers; `codec` is the VAE."""
 
@@ -298,60 +296,3 @@ class QuantisationPolicy:
 
     parts: Mapping[Part, PartPolicy] = field(default_factory=dict)
     one_library: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class RunStarted:
-    """Attributes: config, first step to be taken (0 for a fresh run), last step, output folder."""
-
-    config: RunConfig
-    first_step: int
-    last_step: int
-    output_dir: Path
-
-
-@dataclass(frozen=True)
-class StepEnded:
-    """One optimizer step.
-
-    Attributes:
-        step: Number of the step, counted from 1.
-        loss: Mean loss of the step's samples, a scalar still on the device.
-        learning_rate: Learning rate that the step used.
-        samples: Samples that the step used, over all processes.
-        metrics: Further scalars by name, on the device or plain numbers.
-        logged: Whether this is one of the steps at which the device is waited for anyway.
-    """
-
-    step: int
-    loss: Tensor
-    learning_rate: float
-    samples: int
-    metrics: Mapping[str, Tensor | float]
-    logged: bool
-
-
-@dataclass(frozen=True)
-class ImagesValidated:
-    """Attributes: step (0 for the base model), label of the weights, files by prompt nickname."""
-
-    step: int
-    label: str
-    files: Mapping[str, tuple[Path, ...]]
-
-
-@dataclass(frozen=True)
-class CheckpointSaved:
-    """Attributes: step, folder of the checkpoint."""
-
-    step: int
-    folder: Path
-
-
-@dataclass(frozen=True)
-class RunEnded:
-    """Attributes: steps taken in total, outcome, what was exported (None unless done)."""
-
-    step: int
-    outcome: Literal["done", "interrupted", "failed"]
-    exported: Path | None

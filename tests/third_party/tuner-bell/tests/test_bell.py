@@ -5,8 +5,8 @@ import pytest
 from tuner.config import RunConfig
 from tuner.config.optimisation import OptimisationConfig
 from tuner.config.tracking import TrackingConfig
+from tuner.events import RunEnded
 from tuner.plugins import create_extensions
-from tuner.types import RunEnded
 from tuner_bell import Bell
 
 

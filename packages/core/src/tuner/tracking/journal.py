@@ -8,7 +8,7 @@ from typing import TextIO
 
 from tuner import hookimpl
 from tuner.config import RunConfig
-from tuner.types import RunEnded, RunStarted, StepEnded
+from tuner.events import RunEnded, RunStarted, StepEnded
 
 FILE_NAME = "metrics.jsonl"
 

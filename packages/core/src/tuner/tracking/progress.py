@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tuner import hookimpl
 from tuner.config import RunConfig
+from tuner.events import RunEnded, RunStarted, StepEnded
 from tuner.tracking.bars import Progress
-from tuner.types import RunEnded, RunStarted, StepEnded
 
 
 def create(config: RunConfig) -> ProgressBar:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tuner import hookimpl
 from tuner.config import RunConfig
 from tuner.errors import TunerError
-from tuner.types import ImagesValidated, RunEnded, RunStarted, StepEnded
+from tuner.events import ImagesValidated, RunEnded, RunStarted, StepEnded
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -14,6 +14,7 @@ from torch.nn.utils import clip_grad_value_
 
 from tuner.adapters.base import Trainable
 from tuner.config import RunConfig
+from tuner.events import StepEnded
 from tuner.optim.clipping import clip_gradients
 from tuner.optim.ema import MovingAverage
 from tuner.optim.optimizers import reported, set_learning_rate
@@ -23,7 +24,7 @@ from tuner.randomness import seeded_torch
 from tuner.training.batches import BatchSource, DrawnBatch
 from tuner.training.guard import FiniteGuard, TakenStep
 from tuner.training.step import Learning, backward_step
-from tuner.types import Components, StepEnded
+from tuner.types import Components
 
 logger = logging.getLogger(__name__)
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tuner.caching.conditionings import ConditioningCache
+from tuner.events import ImagesValidated
 from tuner.training.loop import Learner
 from tuner.training.memory_errors import memory_explained, picture_remedies
 from tuner.training.session import Session, release_memory
-from tuner.types import Conditioning, ImagesValidated, Role, Sampler
+from tuner.types import Conditioning, Role, Sampler
 from tuner.validation.pictures import largest_size, make_pictures, picture_prompts, try_picture
 from tuner.validation.sampling import evaluating
 
@@ -81,7 +82,8 @@ class PictureRounds:
             )
         del sampler
         release_memory()
-        self.session.hook.images_validated(event=ImagesValidated(step, label, files))
+        texts = {prompt.nickname: prompt.prompt for prompt in prompts}
+        self.session.hook.images_validated(event=ImagesValidated(step, label, files, texts))
 
     def _explained(self) -> AbstractContextManager[None]:
         width, height = largest_size(self.session.config, self.session.facts)

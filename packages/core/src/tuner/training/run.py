@@ -17,6 +17,7 @@ from tuner.config.run import RunConfig
 from tuner.data.order import steps_per_epoch
 from tuner.data.plan import Plan
 from tuner.errors import NonFiniteError
+from tuner.events import CheckpointSaved, RunEnded, RunStarted
 from tuner.training.attention import check_attention
 from tuner.training.batches import BatchSource
 from tuner.training.building import build_learner, build_schedule, build_source
@@ -48,7 +49,6 @@ from tuner.training.picture_rounds import PictureRounds
 from tuner.training.rehearsal import SHORTEST, Rehearsal, batch_size_of, largest_bucket
 from tuner.training.replay_record import write_record
 from tuner.training.session import Session, open_session
-from tuner.types import CheckpointSaved, RunEnded, RunStarted
 
 logger = logging.getLogger(__name__)
 
@@ -184,7 +184,10 @@ class Run:
             TunerError: A loss is not finite, something cannot be written, or the export does not load.
         """
         hook = self.session.hook
-        hook.run_started(event=RunStarted(self._config, self.first, self.last, self._output_dir))
+        started = RunStarted(
+            self._config, self.first, self.last, self._output_dir, self.session.facts, self._metadata(self.first)
+        )
+        hook.run_started(event=started)
         step, exported = self.first, None
         outcome: Literal["done", "interrupted", "failed"] = "failed"
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tuner import hookimpl
 from tuner.config import RunConfig
-from tuner.types import RunEnded
+from tuner.events import RunEnded
 
 
 def create(config: RunConfig) -> Bell | None:

@@ -1,0 +1,102 @@
+"""What extensions hear of a run, see `tuner.hookspecs.ExtensionSpec`. Importing this module imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tuner.config import RunConfig
+    from tuner.types import FamilyFacts
+
+
+@dataclass(frozen=True)
+class RunStarted:
+    """The run is about to take its first step.
+
+    Attributes:
+        config: The run's configuration.
+        first_step: Steps taken before, 0 for a fresh run.
+        last_step: Steps taken when it is done.
+        output_dir: The run's folder.
+        facts: The family's facts.
+        origin: What exported files record of their origin, without paths and secrets: base model, seed, data set
+            fingerprint and the like.
+    """
+
+    config: RunConfig
+    first_step: int
+    last_step: int
+    output_dir: Path
+    facts: FamilyFacts
+    origin: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StepEnded:
+    """One optimizer step.
+
+    Attributes:
+        step: Number of the step, counted from 1.
+        loss: Mean loss of the step's samples, a scalar still on the device.
+        learning_rate: Learning rate that the step used.
+        samples: Samples that the step used, over all processes.
+        metrics: Further scalars by name, on the device or plain numbers.
+        logged: Whether this is one of the steps at which the device is waited for anyway.
+    """
+
+    step: int
+    loss: Tensor
+    learning_rate: float
+    samples: int
+    metrics: Mapping[str, Tensor | float]
+    logged: bool
+
+
+@dataclass(frozen=True)
+class ImagesValidated:
+    """A round of validation pictures.
+
+    Attributes:
+        step: Steps taken; 0 for the base model.
+        label: Whose weights made them: "base model" or "live".
+        files: Prompt's nickname -> its pictures, one for each size.
+        prompts: Prompt's nickname -> the prompt.
+    """
+
+    step: int
+    label: str
+    files: Mapping[str, tuple[Path, ...]]
+    prompts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CheckpointSaved:
+    """A checkpoint is complete on disk.
+
+    Attributes:
+        step: Steps taken.
+        folder: Its folder.
+    """
+
+    step: int
+    folder: Path
+
+
+@dataclass(frozen=True)
+class RunEnded:
+    """The run is over.
+
+    Attributes:
+        step: Steps taken in all.
+        outcome: How it ended.
+        exported: The result, None unless it is done.
+    """
+
+    step: int
+    outcome: Literal["done", "interrupted", "failed"]
+    exported: Path | None
