@@ -22,7 +22,7 @@ $(INSTALLED): constraints.txt requirements-dev.txt packages/core/pyproject.toml 
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --requirement requirements-dev.txt \
-		--editable 'packages/core[bitsandbytes,datasets,demo,parquet,prodigy,quanto,s3,tensorboard,test,torchao]' $(addprefix --editable ,$(MODEL_PACKAGES))
+		--editable 'packages/core[bitsandbytes,datasets,demo,parquet,prodigy,quanto,s3,tensorboard,test,torchao,wandb]' $(addprefix --editable ,$(MODEL_PACKAGES))
 	touch $@
 
 demo: $(INSTALLED) ## fine-tune a twin on real photographs, about a minute

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
     from tuner.config import RunConfig
@@ -72,6 +73,46 @@ class ImagesValidated:
     label: str
     files: Mapping[str, tuple[Path, ...]]
     prompts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The model was evaluated.
+
+    Attributes:
+        step: Steps taken; 0 for the base model.
+        label: Whose weights were evaluated: "base model", "live" or "ema".
+        metrics: Values by name, such as `eval_loss/pictures` or `clip_score/mean`.
+        curves: Name -> (x, y) points, such as the loss at each noise level.
+    """
+
+    step: int
+    label: str
+    metrics: Mapping[str, float]
+    curves: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Previewed:
+    """A validation picture, estimated while it is sampled.
+
+    Attributes:
+        step: Optimizer steps taken.
+        nickname: The prompt's nickname.
+        prompt: The prompt.
+        sampling_step: Sampling steps done, counted from 1.
+        sampling_steps: Sampling steps in all.
+        sigma: Noise level after that sampling step.
+        picture: The decoded estimate of the clean picture, a PIL image in RGB.
+    """
+
+    step: int
+    nickname: str
+    prompt: str
+    sampling_step: int
+    sampling_steps: int
+    sigma: float
+    picture: Image
 
 
 @dataclass(frozen=True)

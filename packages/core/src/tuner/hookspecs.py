@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
     from tuner.events import (
         CheckpointSaved,
+        Evaluated,
         ImagesValidated,
+        Previewed,
         RunEnded,
         RunStarted,
         StepEnded,
@@ -125,6 +127,14 @@ class ExtensionSpec:
     @hookspec
     def images_validated(self, event: ImagesValidated) -> None:
         """A round of validation pictures was written."""
+
+    @hookspec
+    def evaluated(self, event: Evaluated) -> None:
+        """The model was evaluated."""
+
+    @hookspec
+    def previewed(self, event: Previewed) -> None:
+        """A validation picture that is still being sampled was estimated."""
 
     @hookspec
     def checkpoint_saved(self, event: CheckpointSaved) -> None:

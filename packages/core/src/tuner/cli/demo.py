@@ -11,7 +11,7 @@ from tuner.cli.twins import write_twin
 from tuner.config.loading import load_config
 from tuner.errors import TunerError
 from tuner.plugins import Family
-from tuner.tracking.journal import FILE_NAME
+from tuner.tracking.journal import METRICS_FILE
 
 PHOTOGRAPHS = {
     "astronaut": "a portrait of an astronaut in front of a flag",
@@ -44,7 +44,7 @@ def run_demo(family: Family, folder: Path) -> int:
     from tuner.training.run import train
 
     result = train(load_config(config))
-    first, last = _losses(folder / "output" / FILE_NAME)
+    first, last = _losses(folder / "output" / METRICS_FILE)
     print(f"\nloss: {first:.3f} in the first steps, {last:.3f} in the last ones")
     print(f"adapter:     {result.exported} (re-opened in a fresh model: same output)")
     print(f"pictures:    {folder / 'output' / 'validation_images'} (a twin knows nothing: they show noise)")

@@ -1,16 +1,18 @@
-"""The run's own record: one JSON object per logged step in `metrics.jsonl`."""
+"""The run's own record: `metrics.jsonl`, an object per logged step, and `evaluations.jsonl`, one per evaluation."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from tuner import hookimpl
 from tuner.config import RunConfig
-from tuner.events import RunEnded, RunStarted, StepEnded
+from tuner.events import Evaluated, RunEnded, RunStarted, StepEnded
 
-FILE_NAME = "metrics.jsonl"
+METRICS_FILE = "metrics.jsonl"
+EVALUATIONS_FILE = "evaluations.jsonl"
 
 
 def create(config: RunConfig) -> Journal:
@@ -19,36 +21,54 @@ def create(config: RunConfig) -> Journal:
 
 
 class Journal:
-    """Writes losses and learning rates. A resumed run drops the lines of steps that it takes again."""
+    """Writes what a run measures. A resumed run drops the lines of steps that it takes again."""
 
     def __init__(self) -> None:
-        self._file: TextIO | None = None
+        self._metrics: TextIO | None = None
+        self._evaluations: TextIO | None = None
 
     @hookimpl
     def run_started(self, event: RunStarted) -> None:
-        """Open the file."""
-        path = event.output_dir / FILE_NAME
-        kept = [line for line in _lines(path) if _step_of(line) <= event.first_step]
-        scratch = path.with_suffix(".jsonl.tmp")
-        scratch.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        scratch.replace(path)
-        self._file = path.open("a", encoding="utf-8")
+        """Open the files."""
+        self._metrics = _reopened(event.output_dir / METRICS_FILE, event.first_step)
+        self._evaluations = _reopened(event.output_dir / EVALUATIONS_FILE, event.first_step)
 
     @hookimpl
     def step_ended(self, event: StepEnded) -> None:
         """Write a line for a logged step."""
-        if self._file is None or not event.logged:
+        if not event.logged:
             return
         metrics = {name: float(value) for name, value in event.metrics.items()}
         row = {"step": event.step, "loss": event.loss.item(), "learning_rate": event.learning_rate, **metrics}
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        _append(self._metrics, row)
+
+    @hookimpl
+    def evaluated(self, event: Evaluated) -> None:
+        """Write a line for an evaluation."""
+        row = {"step": event.step, "label": event.label, "metrics": event.metrics, "curves": event.curves}
+        _append(self._evaluations, row)
 
     @hookimpl
     def run_ended(self, event: RunEnded) -> None:
-        """Close the file."""
-        if self._file is not None:
-            self._file.close()
+        """Close the files."""
+        for file in (self._metrics, self._evaluations):
+            if file is not None:
+                file.close()
+
+
+def _reopened(path: Path, first_step: int) -> TextIO:
+    """Open a file to append to it, without the lines of later steps."""
+    kept = [line for line in _lines(path) if _step_of(line) <= first_step]
+    scratch = path.with_suffix(".jsonl.tmp")
+    scratch.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    scratch.replace(path)
+    return path.open("a", encoding="utf-8")
+
+
+def _append(file: TextIO | None, row: Mapping[str, Any]) -> None:
+    if file is not None:
+        file.write(json.dumps(row) + "\n")
+        file.flush()
 
 
 def _lines(path: Path) -> list[str]:
