@@ -42,21 +42,21 @@ def keys(plan, seed, epoch):
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "world", "accumulation", "batches", "steps"),
+    ("batch_size", "accumulation", "batches", "steps"),
     [
-        (2, 1, 1, 11, 11),
-        (2, 2, 1, 6, 6),
-        (2, 1, 4, 11, 3),
-        (2, 4, 2, 3, 2),
-        (1, 1, 20, 20, 1),
-        (1, 1, 21, 20, 1),
-        (100, 1, 1, 3, 3),
+        (2, 1, 11, 11),
+        (2, 2, 11, 6),
+        (2, 4, 11, 3),
+        (2, 8, 11, 2),
+        (1, 20, 20, 1),
+        (1, 21, 20, 1),
+        (100, 1, 3, 3),
     ],
 )
-def test_batches_and_steps_per_epoch(batch_size, world, accumulation, batches, steps):
+def test_batches_and_steps_per_epoch(batch_size, accumulation, batches, steps):
     plan = make_plan(batch_size, accumulation)
-    assert batches_per_epoch(plan, world) == batches
-    assert steps_per_epoch(plan, world) == steps
+    assert batches_per_epoch(plan) == batches
+    assert steps_per_epoch(plan) == steps
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 100])
@@ -116,20 +116,6 @@ def test_the_order_is_the_same_tomorrow():
         ["a/64_1.png#0", "a/64_0.png#0"],
         ["a/64_2.png#0", "a/64_0.png#1"],
     ]
-
-
-def test_ranks_share_the_batches_of_an_epoch():
-    plan = make_plan()
-    whole = [key for batch in keys(plan, 1, 0) for key in batch]
-    world = 2
-    shared = [
-        draw.key
-        for rank in range(world)
-        for step in range(batches_per_epoch(plan, world))
-        if (index := step * world + rank) < batches_per_epoch(plan)
-        for draw in micro_batch(plan, 1, index)
-    ]
-    assert sorted(shared) == sorted(whole)
 
 
 @pytest.fixture

@@ -40,13 +40,15 @@ def normal_tensor(shape: Sequence[int], seed: int, purpose: str, step: int = 0, 
 
 
 @contextmanager
-def seeded_torch(seed: int, purpose: str, step: int = 0) -> Iterator[None]:
-    """Seed torch's global generators inside the block and restore them after it.
+def seeded_torch(seed: int, purpose: str, step: int = 0, sample: str = "") -> Iterator[None]:
+    """Seed torch's global generators inside the block and restore them after it: the CPU's and the current device's.
 
     For library code that can only read a global generator, such as the initialisation of an adapter or dropout.
     """
     import torch
 
-    with torch.random.fork_rng():
-        torch.manual_seed(derive_key(seed, purpose, step) & (2**63 - 1))
+    # Left to itself, it would wait for every device that it can see, those of other processes too.
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(derive_key(seed, purpose, step, sample) & (2**63 - 1))
         yield

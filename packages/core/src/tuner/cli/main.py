@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from tuner import __version__
 from tuner.errors import TunerError
+from tuner.launched import launched
 
 PYTHONS = ((3, 10), (3, 14))
 """The oldest Python that is supported, and the first that is not; the packages' metadata say the same."""
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(arguments)
     except TunerError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{_speaker()}error: {error}", file=sys.stderr)
         if debug:
             raise
         return error.exit_code
@@ -55,10 +56,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{_speaker()}error: {error}", file=sys.stderr)
         if debug:
             raise
         return FAILED
+
+
+def _speaker() -> str:
+    """Return who speaks, where several processes train together and this is not the main one."""
+    rank = _rank()
+    return f"process {rank}: " if rank else ""
+
+
+def _rank() -> int:
+    process = launched()
+    return process.rank if process else 0
 
 
 def unsupported_python(version: tuple[int, ...]) -> str | None:
@@ -149,7 +161,9 @@ def _configure_logging(debug: bool) -> None:
         handler = _StandardError()
         handler.setFormatter(_Formatter())
         logger.addHandler(handler)
-    logger.setLevel(logging.DEBUG if debug else logging.INFO)
+    # Where several processes train together, one speaks for all as long as nothing is wrong.
+    usual = logging.ERROR if _rank() else logging.INFO
+    logger.setLevel(logging.DEBUG if debug else usual)
     logger.propagate = False
 
 

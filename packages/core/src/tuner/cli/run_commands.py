@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+from tuner.cli.launching import launch_training, needs_launch, show_devices
 from tuner.config.arguments import parse_settings
 from tuner.config.loading import LoadedConfig, find_config, load_config
 
@@ -15,14 +16,23 @@ def train(arguments: Sequence[str]) -> int:
     """Train."""
     loaded = load(arguments)
     show_receipt(loaded)
+    launch = loaded.config.launch
+    show_devices(launch)
+    if needs_launch(launch):
+        return launch_training(launch, arguments)
+    from tuner.training.processes import join_processes
     from tuner.training.run import train as run_training
 
+    processes = join_processes()
     result = run_training(loaded)
-    if result.interrupted:
-        print(f"interrupted after step {result.step}; resume with the same command")
-        return 130
-    print(f"done after {result.step} steps: {result.exported}")
-    return 0
+    processes.leave()
+    if processes.is_main:
+        print(
+            f"interrupted after step {result.step}; resume with the same command"
+            if result.interrupted
+            else f"done after {result.step} steps: {result.exported}"
+        )
+    return 130 if result.interrupted else 0
 
 
 def load(arguments: Sequence[str]) -> LoadedConfig:

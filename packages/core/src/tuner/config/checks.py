@@ -9,6 +9,7 @@ from tuner.config.adapter import AdapterConfig
 from tuner.config.attention import DIFFUSERS, KERNELS
 from tuner.config.flow import FlowConfig
 from tuner.config.keys import Given
+from tuner.config.launch import LaunchConfig, launch_problems
 from tuner.config.memory import MemoryConfig
 from tuner.config.model import ModelConfig
 from tuner.config.optimisation import OptimisationConfig
@@ -29,6 +30,7 @@ def conflicts(topics: Mapping[str, Any], given: Mapping[str, Given], family: Fam
         *_flow(topics),
         *storage_problems(topics, family),
         *_memory(topics),
+        *_launch(topics),
     ]
     return [
         Problem(problem.message, given[problem.key].origin if problem.key and problem.key in given else "configuration",
@@ -118,6 +120,12 @@ def _memory(topics: Mapping[str, Any]) -> Iterator[Problem]:
             key="attention_mechanism",
             remedy="use native, or mixed_precision bf16",
         )
+
+
+def _launch(topics: Mapping[str, Any]) -> Iterator[Problem]:
+    launch: LaunchConfig | None = topics.get("launch")
+    if launch:
+        yield from launch_problems(launch, topics.get("optimisation"))
 
 
 def _offload(memory: MemoryConfig, model: ModelConfig | None, precision: PrecisionConfig | None) -> Iterator[Problem]:

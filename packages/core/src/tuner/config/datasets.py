@@ -223,6 +223,11 @@ class DatasetConfig(Topic):
         return getattr(self, key) if given is None else given
 
     @property
+    def redraws_crops(self) -> bool:
+        """Whether crops are drawn anew in every epoch."""
+        return self.vae_cache_clear_each_epoch and self.crop and self.crop_style == "random"
+
+    @property
     def folder(self) -> Path:
         """The folder of the pictures. A data set that is not local has one once its pictures were copied."""
         assert self.instance_data_dir is not None, f"the pictures of {self.id} are not at hand yet"

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from tuner.config import checks
 from tuner.config.discovery import find_config
 from tuner.config.keys import Given, all_settings, build_topics, collect
+from tuner.config.launch_sources import Sources, launch_sources
 from tuner.config.optimizers import OPTIMIZERS
 from tuner.config.receipt import unread_settings
 from tuner.config.references import Reading, read_references
@@ -22,9 +23,6 @@ from tuner.plugins import Family, import_family, installed_families, load_family
 from tuner.types import FamilyFacts
 
 __all__ = ["LoadedConfig", "changed_defaults", "find_config", "load_config"]
-
-Sources = list[tuple[str, Mapping[str, Any]]]
-"""(origin, flat values) from weakest to strongest."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,8 @@ def load_config(path: Path | None, overrides: Mapping[str, Any] | None = None) -
     facts = family.facts
     sources, foreign = _without_foreign(sources, facts.options)
     defaults = _family_defaults(family, sources)
-    sources = [("family", defaults), ("optimizer", _optimizer_defaults(sources)), *sources]
+    weaker, stronger = launch_sources(sources, reading)
+    sources = [("family", defaults), ("optimizer", _optimizer_defaults(sources)), *weaker, *sources, *stronger]
     given, problems = collect(sources, facts.options)
     reading.problems += problems
     given, inert = _without_inert(given, defaults, facts.inert_settings)

@@ -109,6 +109,8 @@ def _special(config: RunConfig, given: Mapping[str, Given], facts: FamilyFacts) 
             yield key, f"{facts.title} has {encoders or 'no'} text encoder{'s' if encoders > 1 else ''}"
     if "quantize_via" in given and config.precision.quantize_via != "cpu" and not stored:
         yield "quantize_via", "nothing is quantised"
+    if "accelerate_config" in given and config.launch.num_processes == 1:
+        yield "accelerate_config", "num_processes is 1, so nothing is launched"
     alignment = given.get("aspect_bucket_alignment")
     if alignment and alignment.origin != "family" and config.data.aspect_bucket_alignment != facts.pixel_alignment:
         yield "aspect_bucket_alignment", f"{facts.title} needs sides in multiples of {facts.pixel_alignment}"

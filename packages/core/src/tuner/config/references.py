@@ -80,6 +80,7 @@ def read_references(topics: Mapping[str, Any], given: Mapping[str, Given], readi
         parts["masks"] = tuple(datasets.masks)
         parts["text_cache"] = datasets.text_cache
         _check_regularisation(topics, datasets, data.data_backend_config, given, reading)
+        _check_crops(topics, datasets, data.data_backend_config, reading)
     model, adapter = topics.get("model"), topics.get("adapter")
     if model and adapter and model.model_type == "lora" and adapter.lora_type == "lycoris":
         parts["lycoris"] = _read_lycoris(topics, given, reading)
@@ -116,6 +117,23 @@ def _check_regularisation(
                     str(given["data_backend_config"].value) if "data_backend_config" in given else str(file),
                     f"{dataset.id}: is_regularisation_data",
                     "train with model_type lora, or set is_regularisation_data to false",
+                )
+            )
+
+
+def _check_crops(topics: Mapping[str, Any], datasets: DatasetFile, file: Path, reading: Reading) -> None:
+    launch = topics.get("launch")
+    if launch is None or launch.num_processes == 1:
+        return
+    for dataset in datasets.datasets:
+        if dataset.redraws_crops:
+            reading.problems.append(
+                Problem(
+                    "processes that train together do not begin an epoch at the same moment, so none of them can "
+                    "replace the latents that they share",
+                    str(file),
+                    f"{dataset.id}: vae_cache_clear_each_epoch",
+                    "set it to false, or train with num_processes 1",
                 )
             )
 

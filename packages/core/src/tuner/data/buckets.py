@@ -20,7 +20,8 @@ class BatchRules:
 
     Attributes:
         batch_size: Samples in a micro-batch, unless a data set has its own number.
-        accumulation: Micro-batches in an optimizer step.
+        accumulation: Micro-batches in an optimizer step, those of all processes together.
+        processes: Processes that share them.
         aspect_rounding: Decimals of the aspect that names a bucket.
         keep_small: Keep buckets that give fewer samples per epoch than a batch holds.
         oversubscribe: Raise repeats, where a data set gives none, until each of its buckets fills a batch.
@@ -28,6 +29,7 @@ class BatchRules:
 
     batch_size: int
     accumulation: int
+    processes: int
     aspect_rounding: int
     keep_small: bool
     oversubscribe: bool

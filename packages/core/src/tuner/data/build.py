@@ -38,6 +38,7 @@ def build_plan(
     *,
     batch_size: int,
     accumulation: int,
+    processes: int = 1,
     alignment: int,
     aspect_rounding: int,
     keep_small_buckets: bool,
@@ -56,7 +57,8 @@ def build_plan(
     Args:
         datasets: Entries of the data set file, with the run's defaults filled in.
         batch_size: Samples in a micro-batch of data sets that give no number of their own.
-        accumulation: Micro-batches in an optimizer step.
+        accumulation: Micro-batches in an optimizer step of one process.
+        processes: Processes that train together.
         alignment: Sides are rounded to multiples of this many pixels.
         aspect_rounding: Decimals to which aspects are rounded; fewer give fewer buckets.
         keep_small_buckets: Keep buckets that give fewer samples per epoch than a batch holds.
@@ -79,7 +81,9 @@ def build_plan(
     rules = SizeRules(math.lcm(alignment, stride), aspect_rounding, canvas_limit, side_limit)
     if problems := [problem for dataset in datasets for problem in entry_problems(dataset, rules, source)]:
         raise ConfigError(problems)
-    batches = BatchRules(batch_size, accumulation, aspect_rounding, keep_small_buckets, oversubscribe)
+    batches = BatchRules(
+        batch_size, accumulation * processes, processes, aspect_rounding, keep_small_buckets, oversubscribe
+    )
     buckets: list[Bucket] = []
     unused: list[Unused] = []
     totals: list[DatasetTotals] = []
@@ -97,7 +101,7 @@ def build_plan(
         unused += sorted(faulty + pruned, key=lambda item: item.key)
         totals.append(DatasetTotals(dataset.id, len(listing.images) + len(listing.unreadable), used, listing.other))
     _refuse_empty(datasets, totals, unused, batches)
-    return Plan(tuple(buckets), tuple(unused), tuple(totals), batch_size, accumulation)
+    return Plan(tuple(buckets), tuple(unused), tuple(totals), batch_size, batches.accumulation, processes)
 
 
 @contextmanager
@@ -188,7 +192,9 @@ def _refuse_empty(
 
 def _rules(dataset: DatasetConfig, batches: BatchRules) -> str:
     """Return what decides which pictures of a data set are used."""
-    counts = [f"train_batch_size {batches.batch_size_of(dataset)}", f"repeats {dataset.repeats}"]
-    if batches.accumulation > 1:
-        counts.insert(1, f"gradient_accumulation_steps {batches.accumulation}")
-    return ", ".join([*counts, *describe_filters(dataset)])
+    counts = [f"train_batch_size {batches.batch_size_of(dataset)}"]
+    if (accumulation := batches.accumulation // batches.processes) > 1:
+        counts.append(f"gradient_accumulation_steps {accumulation}")
+    if batches.processes > 1:
+        counts.append(f"num_processes {batches.processes}")
+    return ", ".join([*counts, f"repeats {dataset.repeats}", *describe_filters(dataset)])

@@ -146,7 +146,7 @@ def picture_geometry(
 
 def redraws_crops(dataset: DatasetConfig) -> bool:
     """Say whether a data set's crops are drawn anew in every epoch."""
-    return dataset.vae_cache_clear_each_epoch and dataset.crop and dataset.crop_style == "random"
+    return dataset.redraws_crops
 
 
 def geometry_in(sample: Sample, dataset: DatasetConfig, epoch: int, seed: int) -> Geometry:

@@ -66,19 +66,18 @@ class Picks(NamedTuple):
     before: NDArray[np.int64]
 
 
-def batches_per_epoch(plan: Plan, world_size: int = 1) -> int:
-    """Return how many micro-batches each of `world_size` processes takes in an epoch.
+def batches_per_epoch(plan: Plan) -> int:
+    """Return how many micro-batches all processes together take in an epoch.
 
     It is as many as all samples make up. Where data sets are drawn from by weight, an epoch is that long, too, though
     some samples come more often in it than others.
     """
-    total = sum(bucket.batches() for bucket in plan.buckets)
-    return -(-total // world_size)
+    return sum(bucket.batches() for bucket in plan.buckets)
 
 
-def steps_per_epoch(plan: Plan, world_size: int = 1) -> int:
+def steps_per_epoch(plan: Plan) -> int:
     """Return how many optimizer steps an epoch takes; the last one may reach into the next epoch."""
-    return -(-batches_per_epoch(plan, world_size) // plan.accumulation)
+    return -(-batches_per_epoch(plan) // plan.accumulation)
 
 
 def sampling_weights(

@@ -101,7 +101,8 @@ class Plan:
         unused: What was left out and why.
         totals: One entry per data set.
         batch_size: Samples in a micro-batch of data sets that give no number of their own.
-        accumulation: Micro-batches in an optimizer step.
+        accumulation: Micro-batches in an optimizer step, those of all processes together.
+        processes: Processes that share them.
         weights: (data set, share of the micro-batches) where data sets are drawn from by weight; nothing where an
             epoch takes every batch exactly once.
     """
@@ -111,6 +112,7 @@ class Plan:
     totals: tuple[DatasetTotals, ...]
     batch_size: int
     accumulation: int = 1
+    processes: int = 1
     weights: tuple[tuple[str, float], ...] = ()
     orders: dict[tuple[int, int, str], EpochOrder] = field(default_factory=dict, compare=False, repr=False)
     """(seed, epoch, data set or nothing) -> order, a memo of `tuner.data.order`."""

@@ -52,7 +52,8 @@ def plan_as_json(plan: Plan) -> dict[str, Any]:
     return {
         "fingerprint": plan.fingerprint(),
         "train_batch_size": plan.batch_size,
-        "gradient_accumulation_steps": plan.accumulation,
+        "gradient_accumulation_steps": plan.accumulation // plan.processes,
+        "num_processes": plan.processes,
         "batches_per_epoch": batches_per_epoch(plan),
         "steps_per_epoch": steps_per_epoch(plan),
         "buckets": [
@@ -98,6 +99,8 @@ def _totals(plan: Plan) -> list[str]:
         f"{counted(batches_per_epoch(plan), 'batch', 'batches')} of {_batch_sizes(plan)}",
         f"{counted(steps_per_epoch(plan), 'optimizer step')} of {counted(plan.accumulation, 'batch', 'batches')}",
     ]
+    if plan.processes > 1:
+        counts[-1] += f" on {plan.processes} processes"
     return ["total: " + ", ".join(counts)]
 
 

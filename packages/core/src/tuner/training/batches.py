@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -58,6 +59,21 @@ class DrawnBatch:
         return Batch(mix(latents, noise, sigma).to(dtype), sigma, velocity_target(latents, noise), conditioning)
 
 
+class StepSize(NamedTuple):
+    """How many samples a step has, and how many of them are of regularisation data."""
+
+    samples: int
+    regularised: int
+
+    @classmethod
+    def of(cls, micro_batches: Sequence[DrawnBatch]) -> StepSize:
+        """Count those of micro-batches."""
+        return cls(
+            sum(len(batch.keys) for batch in micro_batches),
+            sum(len(batch.keys) for batch in micro_batches if batch.regularisation),
+        )
+
+
 class RowMemo:
     """The rows that were read last, up to a number of bytes. For one thread at a time.
 
@@ -89,7 +105,7 @@ class BatchSource:
     Attributes:
         plan: Which samples make up which micro-batch.
         seed: The run's seed.
-        accumulation: Micro-batches per optimizer step.
+        accumulation: Micro-batches per optimizer step, those of all processes together.
         schedule: How sigma is drawn.
         patch_size: Latent cells per token, along each side.
         caption_dropout: Chance of the empty caption.
@@ -101,6 +117,8 @@ class BatchSource:
             changes.
         regularisation: Ids of the data sets whose target is the base model's own prediction.
         scheduled_sampling: When samples are rolled out, and how far.
+        rank: Number of this process.
+        processes: Processes that share the micro-batches of a step: each takes every so-many-eth.
         pin: Whether an accelerator trains: host memory is then pinned for faster copies, and each step is made in a
             thread while its predecessor is trained on.
     """
@@ -118,13 +136,26 @@ class BatchSource:
     in_epoch: Callable[[Sample, int], Sample] | None = None
     regularisation: frozenset[str] = frozenset()
     scheduled_sampling: ScheduledSamplingConfig = ScheduledSamplingConfig()  # noqa: RUF009 - it is frozen
+    rank: int = 0
+    processes: int = 1
     pin: bool = False
     _rows: RowMemo = field(default_factory=RowMemo, init=False, repr=False, compare=False)
 
+    @property
+    def positions(self) -> range:
+        """Which of a step's micro-batches this process takes."""
+        return range(self.rank, self.accumulation, self.processes)
+
     def step(self, step: int) -> list[DrawnBatch]:
-        """Make the micro-batches of optimizer step `step`, counted from 0."""
-        indices = range(step * self.accumulation, (step + 1) * self.accumulation)
-        return [self._at(step, index) for index in indices]
+        """Make the micro-batches of optimizer step `step`, counted from 0, that this process takes."""
+        return [self._at(step, step * self.accumulation + position) for position in self.positions]
+
+    def size(self, step: int) -> StepSize:
+        """Count the samples of optimizer step `step`, counted from 0, over all processes; nothing is read."""
+        first = step * self.accumulation
+        batches = [micro_batch(self.plan, self.seed, first + position) for position in range(self.accumulation)]
+        regularised = [len(draws) for draws in batches if draws[0].sample.dataset in self.regularisation]
+        return StepSize(sum(map(len, batches)), sum(regularised))
 
     def steps(self, first: int, last: int) -> Iterator[list[DrawnBatch]]:
         """Make steps `first` to `last - 1`, each one when it is asked for or, for an accelerator, one step ahead."""

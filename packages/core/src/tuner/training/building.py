@@ -37,8 +37,9 @@ def build_learner(session: Session, *, fresh: bool) -> Learner:
     offload = group_offload(config, session.device)
     components = session.load("denoiser", "scheduler", device=HOST if offload else None)
     assert components.denoiser is not None  # asked for, so the contract promises it
+    # Gradients are added up over processes by ourselves, so nothing has to wrap the model.
     components.denoiser = denoiser = session.accelerator.prepare_model(
-        components.denoiser, device_placement=False if offload else None
+        components.denoiser, device_placement=False if offload else None, evaluation_mode=True
     )
     use_attention(denoiser, config.memory.attention_mechanism, session.facts.title)
     trainable = create_trainable(
@@ -82,7 +83,7 @@ def build_source(session: Session, learner: Learner, data: PreparedData) -> Batc
     return BatchSource(
         plan=data.plan,
         seed=session.seed,
-        accumulation=optimisation.gradient_accumulation_steps,
+        accumulation=data.plan.accumulation,
         schedule=session.config.flow.schedule(auto_shift),
         patch_size=session.facts.patch_size,
         caption_dropout=optimisation.caption_dropout_probability,
@@ -93,6 +94,8 @@ def build_source(session: Session, learner: Learner, data: PreparedData) -> Batc
         in_epoch=data.in_epoch if data.latents.redraws else None,
         regularisation=frozenset(entry.id for entry in session.config.datasets if entry.is_regularisation_data),
         scheduled_sampling=session.config.scheduled_sampling,
+        rank=session.processes.rank,
+        processes=session.processes.count,
         pin=session.device.type == "cuda",
     )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from tuner.caching.conditionings import ConditioningCache
 from tuner.caching.masks import MaskCache
 from tuner.config import RunConfig
+from tuner.config.launch import LaunchConfig
 from tuner.data.build import build_plan
 from tuner.data.index import FileIndex
 from tuner.data.masks import load_mask
@@ -73,6 +74,7 @@ def plan_data(
         config.datasets,
         batch_size=config.optimisation.train_batch_size,
         accumulation=config.optimisation.gradient_accumulation_steps,
+        processes=config.launch.num_processes,
         alignment=facts.pixel_alignment,
         aspect_rounding=config.data.aspect_bucket_rounding,
         keep_small_buckets=config.data.disable_bucket_pruning,
@@ -107,6 +109,7 @@ def plan_evaluation(
             "datasets": tuple(entry.model_copy(update={"train_batch_size": None}) for entry in config.eval_datasets),
             "optimisation": config.optimisation.model_copy(update=one_by_one),
             "data": config.data.model_copy(update={"disable_bucket_pruning": True}),
+            "launch": LaunchConfig(),
         }
     )
     return plan_data(evaluated, facts, seed, index, side_limit=side_limit)

@@ -20,10 +20,11 @@ class TakenStep:
 
     Attributes:
         step: Number of the step, counted from 1.
-        keys: Names of its samples.
+        keys: Names of its samples; where several processes share them, those of this one, as in what follows.
         sigmas: Their sigmas, by micro-batch, on the CPU.
         losses: Their losses, by micro-batch.
-        loss: The step's loss, a scalar.
+        loss: The step's loss over all processes, a scalar.
+        samples: Its samples, over all processes.
         learning_rate: Learning rate that the step used.
         gradient: Size of the gradient before clipping, where it was measured, a scalar.
     """
@@ -33,6 +34,7 @@ class TakenStep:
     sigmas: tuple[Tensor, ...]
     losses: tuple[Tensor, ...]
     loss: Tensor
+    samples: int
     learning_rate: float
     gradient: Tensor | None = None
 
@@ -48,12 +50,17 @@ class NonFiniteStepError(NonFiniteError):
     def __init__(self, taken: TakenStep, culprit: Culprit, seed: int, value: float | None = None) -> None:
         self.taken = taken
         self.culprit = culprit
+        self._seed, self._value = seed, value
         subject = {"loss": "the loss", "gradient": "the gradient", "weights": "the optimizer's update"}[culprit]
         found = "gives NaN or infinite weights" if value is None else f"is {value}"
         super().__init__(
             f"{subject} of step {taken.step} {found} (seed {seed}, samples {', '.join(taken.keys)})\n"
             "    -> the last checkpoint is unharmed; lower the learning rate, or look at these pictures"
         )
+
+    def of(self, taken: TakenStep) -> NonFiniteStepError:
+        """Return the same error with more known of its step."""
+        return NonFiniteStepError(taken, self.culprit, self._seed, self._value)
 
 
 @dataclass

@@ -31,11 +31,12 @@ RECEIPT = "settings_receipt.json"
 def run_identity(session: Session, plan: Plan, schedule: Schedule) -> dict[str, str]:
     """Name what must be the same for a resumed run to be the same run."""
     config = session.config
+    accumulation = config.optimisation.gradient_accumulation_steps * config.launch.num_processes
     kind = config.model.model_type if config.model.model_type == "full" else config.adapter.lora_type
     return {
         "family": session.facts.name,
         "kind": kind,
-        "batch": f"{config.optimisation.train_batch_size} x {config.optimisation.gradient_accumulation_steps}",
+        "batch": f"{config.optimisation.train_batch_size} x {accumulation}",
         "precision": "; ".join([config.precision.mixed_precision, *map(_storage, session.stored)]),
         "optimizer": _optimizer_identity(config.optimisation),
         "schedule": schedule.identity(),

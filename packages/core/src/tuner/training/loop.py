@@ -21,8 +21,10 @@ from tuner.optim.optimizers import reported, set_learning_rate
 from tuner.optim.release import ReleasedOptimizer
 from tuner.optim.schedules import Schedule
 from tuner.randomness import seeded_torch
-from tuner.training.batches import BatchSource, DrawnBatch
+from tuner.training.batches import BatchSource, DrawnBatch, StepSize
 from tuner.training.guard import FiniteGuard, TakenStep
+from tuner.training.processes import Processes
+from tuner.training.reduction import sum_gradients, sum_parts
 from tuner.training.step import Learning, backward_step
 from tuner.types import Components
 
@@ -58,7 +60,9 @@ class Loop:
         device: Where the denoiser is.
         dtype: Compute dtype.
         backward: Runs the backward pass of a loss.
-        draws: Whether model or optimizer draw from torch's global generator, which is then seeded for each step.
+        draws: Whether model or optimizer draw from torch's global generator, which is then seeded for each micro-batch
+            and for the optimizer's step.
+        processes: Those that train together; steps are the same in all of them, and the main one reports them.
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class Loop:
         dtype: torch.dtype,
         backward: Callable[[Tensor], None],
         draws: bool = False,
+        processes: Processes = Processes(),  # noqa: B008 - it is frozen
     ) -> None:
         self._config = config
         self._hook = hook
@@ -83,6 +88,7 @@ class Loop:
         self._learning = Learning(hook, learner.components, learner.trainable, device, dtype)
         self._backward = backward
         self._draws = draws
+        self._processes = processes
         self._parameters = [parameter for _, parameter in learner.trainable.named_parameters()]
         self.guard = FiniteGuard(source.seed)
 
@@ -105,9 +111,18 @@ class Loop:
         set_learning_rate(optimizer, rate)
         if isinstance(optimizer, ReleasedOptimizer):
             optimizer.measure(logged)
-        with self._global_draws(step):
-            losses = backward_step(self._learning, micro_batches, self._backward)
-            size = self._clip(logged)
+        whole = StepSize.of(micro_batches) if self._processes.is_alone else self._source.size(step)
+        positions = self._source.positions
+        losses = backward_step(
+            self._learning,
+            micro_batches,
+            self._backward,
+            whole,
+            lambda number: self._global_draws("dropout", step, str(positions[number])),
+        )
+        sum_gradients(self._parameters, self._processes)
+        size = self._clip(logged)
+        with self._global_draws("optimizer", step):
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if self._learner.average is not None:
@@ -117,11 +132,15 @@ class Loop:
             keys=tuple(key for batch in micro_batches for key in batch.keys),
             sigmas=tuple(batch.sigma for batch in micro_batches),
             losses=tuple(losses.samples),
-            loss=losses.total,
+            loss=self._processes.add_up(losses.total),
+            samples=whole.samples,
             learning_rate=rate,
             gradient=next(iter(size.values()), None),
         )
-        metrics: dict[str, Tensor] = {**losses.parts, **size}
+        metrics: dict[str, Tensor] = dict(size)
+        if logged or self._processes.is_alone:
+            # To agree on the names of what they have, processes wait for each other.
+            metrics |= sum_parts(losses.parts, self._processes, self._device)
         if logged:
             metrics.update(reported(self._config.optimisation.optimizer, optimizer))
         return taken, metrics
@@ -158,11 +177,12 @@ class Loop:
         logged = self._is_logged(taken.step)
         if logged or self._device.type == "cpu":
             self.guard.check()
-        event = StepEnded(taken.step, taken.loss, taken.learning_rate, len(taken.keys), metrics, logged)
-        self._hook.step_ended(event=event)
+        if self._processes.is_main:
+            event = StepEnded(taken.step, taken.loss, taken.learning_rate, taken.samples, metrics, logged)
+            self._hook.step_ended(event=event)
 
-    def _global_draws(self, step: int) -> AbstractContextManager[None]:
-        return seeded_torch(self._source.seed, "dropout", step) if self._draws else nullcontext()
+    def _global_draws(self, purpose: str, step: int, sample: str = "") -> AbstractContextManager[None]:
+        return seeded_torch(self._source.seed, purpose, step, sample) if self._draws else nullcontext()
 
 
 def has_dropout(module: torch.nn.Module) -> bool:

@@ -68,19 +68,20 @@ class Rehearsal:
         if self._first_step_is_smaller(bucket):
             self._step(bucket)
             done.append(f"the largest batch ({bucket.id})")
+        processes = self.session.processes
         if with_picture:
-            self.pictures.rehearse()
+            processes.on_main(self.pictures.rehearse)
             done.append("a picture")
         with memory_explained(self.session.device, "a checkpoint", ()):
-            try_checkpoint(self.session.config.model.output_dir, self.save)
+            processes.on_main(lambda: try_checkpoint(self.session.config.model.output_dir, self.save))
         release_memory()
         logger.info("rehearsed %s: %.1f s", ", ".join(done), time.perf_counter() - started)
 
     def _first_step_is_smaller(self, bucket: Bucket) -> bool:
-        """Whether no micro-batch of the step to come is as large as the largest."""
+        """Whether no micro-batch that this process takes in the step to come is as large as the largest."""
         plan, seed = self.source.plan, self.source.seed
         first = self.first * plan.accumulation
-        batches = (micro_batch(plan, seed, index) for index in range(first, first + plan.accumulation))
+        batches = (micro_batch(plan, seed, first + position) for position in self.source.positions)
         return max(_pixels(batch[0].sample.geometry.size, len(batch)) for batch in batches) < _pixels_of(bucket)
 
     def _step(self, bucket: Bucket) -> None:

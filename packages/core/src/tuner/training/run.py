@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -46,6 +47,8 @@ from tuner.training.memory_errors import memory_explained, step_remedies
 from tuner.training.offloading import check_offload
 from tuner.training.persistence import load_learner, save_learner
 from tuner.training.picture_rounds import PictureRounds
+from tuner.training.processes import Processes, join_processes
+from tuner.training.reduction import whole_step
 from tuner.training.rehearsal import SHORTEST, Rehearsal, batch_size_of, largest_bucket
 from tuner.training.replay_record import write_record
 from tuner.training.session import Session, open_session
@@ -75,24 +78,49 @@ def train(loaded: LoadedConfig) -> TrainResult:
         TunerError: Anything that a user can mend; checkpoints that exist are unharmed.
     """
     output_dir = loaded.config.model.output_dir
-    output_dir.mkdir(parents=True, exist_ok=True)
-    with alone_in(output_dir), StopRequest() as stop:
-        remove_leftovers(output_dir)
-        run = prepare_run(loaded, stop)
-        write_receipt(loaded, output_dir)
+    processes = join_processes()
+    if processes.count < loaded.config.launch.num_processes:
+        logger.warning(
+            "num_processes is %d, but this process was launched alone: it takes the others' batches as well",
+            loaded.config.launch.num_processes,
+        )
+    with StopRequest() as stop, _claimed(output_dir, processes):
+        run = prepare_run(loaded, stop, processes)
+        processes.on_main(lambda: write_receipt(loaded, output_dir))
         return run.train()
 
 
-def prepare_run(loaded: LoadedConfig, stop: StopRequest) -> Run:
+@contextmanager
+def _claimed(output_dir: Path, processes: Processes) -> Iterator[None]:
+    """Keep other runs out of the output folder."""
+    with ExitStack() as held:
+
+        def claim() -> None:
+            output_dir.mkdir(parents=True, exist_ok=True)
+            held.enter_context(alone_in(output_dir))
+            remove_leftovers(output_dir)
+
+        processes.on_main(claim)
+        yield
+
+
+def prepare_run(loaded: LoadedConfig, stop: StopRequest, processes: Processes | None = None) -> Run:
     """Do all that comes before the first step: data, caches, weights, and what a checkpoint holds.
 
     Raises:
         TunerError: Anything that a user can mend.
     """
-    return prepare_run_from(find_checkpoint(loaded.config.model.output_dir, loaded.config.checkpoints), loaded, stop)
+    checkpoint = find_checkpoint(loaded.config.model.output_dir, loaded.config.checkpoints)
+    return prepare_run_from(checkpoint, loaded, stop, processes=processes)
 
 
-def prepare_run_from(checkpoint: Path | None, loaded: LoadedConfig, stop: StopRequest, seed: int | None = None) -> Run:
+def prepare_run_from(
+    checkpoint: Path | None,
+    loaded: LoadedConfig,
+    stop: StopRequest,
+    seed: int | None = None,
+    processes: Processes | None = None,
+) -> Run:
     """Do the same, beginning at a checkpoint that is already chosen, or at step 0 where it is None.
 
     Args:
@@ -100,6 +128,7 @@ def prepare_run_from(checkpoint: Path | None, loaded: LoadedConfig, stop: StopRe
         loaded: The configuration.
         stop: Whether somebody asks the run to stop.
         seed: The seed of a run that begins at step 0, instead of the configured one.
+        processes: Those that train together; this one alone if not given.
 
     Raises:
         TunerError: Anything that a user can mend.
@@ -108,7 +137,7 @@ def prepare_run_from(checkpoint: Path | None, loaded: LoadedConfig, stop: StopRe
     state = read_checkpoint(checkpoint) if checkpoint else None
     if checkpoint is None and config.model.model_type == "lora":
         check_initial_adapter(config.adapter, config.lycoris)
-    session = open_session(loaded)
+    session = open_session(loaded, processes)
     check_attention(loaded, session.device)
     check_offload(config, session.device)
     if state is not None:
@@ -116,9 +145,10 @@ def prepare_run_from(checkpoint: Path | None, loaded: LoadedConfig, stop: StopRe
     if seed is not None:
         session = replace(session, seed=seed)
     first = state["step"] if state else 0
-    data = prepare_data(session, first)
+    data = session.processes.in_turn(lambda: prepare_data(session, first))
     last = total_steps(config, data.plan)
     identity = run_identity(session, data.plan, build_schedule(config, last))
+    session.processes.check_same([first, identity], "run")
     if state is not None:
         check_identity(state["identity"], identity, allows_changes(config))
     learner = build_learner(session, fresh=checkpoint is None)
@@ -183,11 +213,12 @@ class Run:
         Raises:
             TunerError: A loss is not finite, something cannot be written, or the export does not load.
         """
-        hook = self.session.hook
+        hook, processes = self.session.hook, self.session.processes
         started = RunStarted(
             self._config, self.first, self.last, self._output_dir, self.session.facts, self._metadata(self.first)
         )
-        hook.run_started(event=started)
+        if processes.is_main:
+            hook.run_started(event=started)
         step, exported = self.first, None
         outcome: Literal["done", "interrupted", "failed"] = "failed"
         try:
@@ -196,34 +227,47 @@ class Run:
             if step < self.last:
                 outcome = "interrupted"
             else:
-                exported = export_result(self.session, self.learner, self.source.step(0)[0], self._metadata(step))
+                exported = self._export(step)
                 outcome = "done"
         except NonFiniteStepError as error:
-            raise NonFiniteError(f"{error}; {self._record(error)}") from error
+            raise self._explained(error) from error
         except KeyboardInterrupt:
             outcome = "interrupted"
             raise
         finally:
             self.data.latents.close()
-            hook.run_ended(event=RunEnded(step, outcome, exported))
+            if processes.is_main:
+                hook.run_ended(event=RunEnded(step, outcome, exported))
         return TrainResult(step, outcome == "interrupted", exported)
 
     def _remedies(self) -> list[str]:
         bucket = largest_bucket(self.data.plan)
         return step_remedies(self.session, bucket.dataset, batch_size_of(bucket))
 
+    def _export(self, step: int) -> Path | None:
+        """Export on the main process; the others return None."""
+        done: list[Path] = []
+
+        def export() -> None:
+            done.append(export_result(self.session, self.learner, self.source.step(0)[0], self._metadata(step)))
+
+        self.session.processes.on_main(export)
+        return done[0] if done else None
+
     def _take_steps(self) -> int:
-        self._pictures.check()
+        processes = self.session.processes
+        processes.on_main(self._pictures.check)
         begins = self.first == 0 and not self._config.validation.disable_benchmark
         if not self.proven and self.last - self.first >= SHORTEST:
             self._rehearsal().run(with_picture=not begins)
         if begins:
-            self._pictures.make(0, "base model", self._output_dir / "benchmarks" / "base_model")
+            folder = self._output_dir / "benchmarks" / "base_model"
+            processes.on_main(lambda: self._pictures.make(0, "base model", folder))
         loop = self.loop(self.session.accelerator.backward)
         step = self.first
         for step in loop.run(self.first, self.last):
             # Asked once: a request that comes while this step is being dealt with waits for the next one.
-            stops = self.stop.requested
+            stops = processes.any(self.stop.requested)
             self._after_step(step, loop, stops)
             if stops:
                 break
@@ -249,18 +293,21 @@ class Run:
             dtype=self.session.dtype,
             backward=backward,
             draws=self._config.optimisation.optimizer_spec.draws or has_dropout(denoiser),
+            processes=self.session.processes,
         )
 
     def _after_step(self, step: int, loop: Loop, stops: bool) -> None:
         """Save before making pictures: should these fail, nothing is lost."""
+        processes = self.session.processes
         ends = step == self.last or stops
         if ends or _is_due(step, self._config.checkpoints.checkpoint_step_interval):
             loop.check()
-            self._save_checkpoint(step)
+            processes.on_main(lambda: self._save_checkpoint(step))
         interval = self._config.validation.validation_step_interval
         if not stops and (_is_due(step, interval) or (interval and step == self.last)):
             loop.guard.check()
-            self._pictures.make(step, "live", self._output_dir / "validation_images")
+            folder = self._output_dir / "validation_images"
+            processes.on_main(lambda: self._pictures.make(step, "live", folder))
 
     def _save_checkpoint(self, step: int) -> None:
         state = {
@@ -275,6 +322,14 @@ class Run:
         )
         prune_checkpoints(self._output_dir, self._config.checkpoints.checkpoints_total_limit)
         self.session.hook.checkpoint_saved(event=CheckpointSaved(step, folder))
+
+    def _explained(self, error: NonFiniteStepError) -> NonFiniteError:
+        """Describe the step with the samples of all processes; all of them found it at the same time."""
+        processes, taken = self.session.processes, error.taken
+        if not processes.is_alone:
+            batches = replace(self.source, rank=0, processes=1).step(taken.step - 1)
+            error = error.of(whole_step(taken, batches, processes))
+        return NonFiniteError(f"{error}; {self._record(error)}" if processes.is_main else str(error))
 
     def _record(self, error: NonFiniteStepError) -> str:
         """Write the replay record and say what to do with it."""

@@ -18,10 +18,10 @@ from tuner.caching.fingerprints import weights_fingerprint
 from tuner.config import RunConfig
 from tuner.config.loading import LoadedConfig
 from tuner.config.storage import StoredPart, stored_parts
-from tuner.errors import TunerError
 from tuner.plugins import create_extensions, create_manager
 from tuner.tracking.bars import hide_library_bars
 from tuner.training.codec_memory import spare_codec
+from tuner.training.processes import Processes
 from tuner.training.sources import ModelFolders, ModelSource, fetch_parts, resolve_source
 from tuner.training.storage import check_devices, store_components
 from tuner.types import ComponentRequest, Components, FamilyFacts, Part
@@ -39,6 +39,7 @@ class Session:
         source: The base model.
         accelerator: Devices, as accelerate finds them.
         seed: The seed in force.
+        processes: Those that train together.
     """
 
     loaded: LoadedConfig
@@ -46,6 +47,7 @@ class Session:
     source: ModelSource
     accelerator: Accelerator
     seed: int
+    processes: Processes = Processes()  # noqa: RUF009 - it is frozen
 
     @property
     def config(self) -> RunConfig:
@@ -105,24 +107,25 @@ class Session:
         return stored_parts(self.config.precision, self.config.model, self.facts)
 
 
-def open_session(loaded: LoadedConfig) -> Session:
+def open_session(loaded: LoadedConfig, processes: Processes | None = None) -> Session:
     """Put plugins, base model and device together; nothing is loaded yet.
 
+    Args:
+        loaded: The configuration.
+        processes: Those that train together; this one alone if not given.
+
     Raises:
-        TunerError: The base model's folder is none, an extension is broken, several processes were launched, or
-            weights are to be stored in a format that the device cannot compute with.
+        TunerError: The base model's folder is none, an extension is broken, or weights are to be stored in a format
+            that the device cannot compute with.
     """
+    processes = processes or Processes()
     hide_library_bars()
     extensions = create_extensions(loaded.config)
     manager = create_manager(loaded.family, extensions)
     source = resolve_source(loaded.config.model, loaded.family.facts)
     accelerator = Accelerator(mixed_precision="no")
-    if accelerator.num_processes > 1:
-        raise TunerError(
-            f"{accelerator.num_processes} processes were launched; this version trains on one device\n"
-            "    -> start it without a launcher, or with num_processes 1"
-        )
-    session = Session(loaded, manager.hook, source, accelerator, _seed(loaded.config.model.seed))
+    (seed, *_) = processes.gather(_seed(loaded.config.model.seed))
+    session = Session(loaded, manager.hook, source, accelerator, seed, processes)
     check_devices(session.stored, session.device)
     return session
 

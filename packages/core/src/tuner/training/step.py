@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from tuner.adapters.base import Trainable
 from tuner.flow import expand_sigma, mix, velocity_loss
-from tuner.training.batches import DrawnBatch
+from tuner.training.batches import DrawnBatch, StepSize
 from tuner.training.rollout import Rollout, integrate, start_sigma
 from tuner.types import Batch, Components, Prediction
 
@@ -101,30 +102,42 @@ class StepLosses(NamedTuple):
 
 
 def backward_step(
-    learning: Learning, micro_batches: Sequence[DrawnBatch], backward: Callable[[Tensor], None]
+    learning: Learning,
+    micro_batches: Sequence[DrawnBatch],
+    backward: Callable[[Tensor], None],
+    size: StepSize | None = None,
+    seeded: Callable[[int], AbstractContextManager[None]] = lambda number: nullcontext(),
 ) -> StepLosses:
     """Accumulate the gradient of the mean loss over all samples of the step.
 
     Each sample counts the same, however the step is cut into micro-batches.
+
+    Args:
+        learning: The model.
+        micro_batches: Those that this process takes.
+        backward: Runs the backward pass of a loss.
+        size: What all processes together take; what this one takes if not given. Gradient and losses are then the
+            share of this process.
+        seeded: Number of a micro-batch among these -> a block in which torch's global generators are seeded for it.
     """
-    samples = sum(len(batch.keys) for batch in micro_batches)
-    regularised = sum(len(batch.keys) for batch in micro_batches if batch.regularisation)
+    samples, regularised = size or StepSize.of(micro_batches)
     total = torch.zeros((), device=learning.device)
     parts: dict[str, Tensor] = {}
     all_losses: list[Tensor] = []
-    for drawn in micro_batches:
+    for number, drawn in enumerate(micro_batches):
         mask = None if drawn.mask is None else drawn.mask.to(learning.device, non_blocking=True)
-        losses, prediction = sample_losses(learning, prepare_batch(learning, drawn), mask)
-        share = len(drawn.keys) / samples
-        loss = losses.sum() / samples
-        if drawn.regularisation:
-            _add(parts, "regularisation_loss", losses.detach().sum() / regularised)
-        for name, auxiliary in prediction.auxiliary.items():
-            loss = loss + share * auxiliary
-            _add(parts, name, share * auxiliary.detach())
-        for name, value in prediction.metrics.items():
-            _add(parts, name, share * value.detach())
-        backward(loss)
+        with seeded(number):
+            losses, prediction = sample_losses(learning, prepare_batch(learning, drawn), mask)
+            share = len(drawn.keys) / samples
+            loss = losses.sum() / samples
+            if drawn.regularisation:
+                _add(parts, "regularisation_loss", losses.detach().sum() / regularised)
+            for name, auxiliary in prediction.auxiliary.items():
+                loss = loss + share * auxiliary
+                _add(parts, name, share * auxiliary.detach())
+            for name, value in prediction.metrics.items():
+                _add(parts, name, share * value.detach())
+            backward(loss)
         total += loss.detach()
         all_losses.append(losses.detach())
     return StepLosses(total, parts, all_losses)

@@ -33,9 +33,18 @@ def small_buckets(plan: Plan) -> Iterator[Finding]:
                 total.dataset,
                 f"{counted(len(mixed), 'bucket')} with fewer samples than an optimizer step of "
                 f"{size * plan.accumulation} ({plan.accumulation} batches of {size}): a step takes others beside them",
-                "raise repeats or lower gradient_accumulation_steps where that matters",
+                f"raise repeats or lower {_divisors(plan)} where that matters",
                 _shown(mixed),
             )
+
+
+def _divisors(plan: Plan) -> str:
+    """Return the settings that make an optimizer step take several batches."""
+    several = {
+        "gradient_accumulation_steps": plan.accumulation > plan.processes,
+        "num_processes": plan.processes > 1,
+    }
+    return " or ".join(name for name, counts in several.items() if counts)
 
 
 def large_encoder_batches(plan: Plan, vae_batch_size: int) -> Iterator[Finding]:

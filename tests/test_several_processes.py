@@ -1,0 +1,274 @@
+"""Processes that train one model together give what one process gives, and end together."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tuner.config.loading import load_config
+from tuner.errors import CheckpointError
+from tuner.training.interruption import StopRequest
+from tuner.training.run import prepare_run, train
+
+TOLERANCE = 1e-4
+"""Relative difference of L2 norms: gradients are added up in another order, and Adam enlarges their rounding errors."""
+
+COMMON = {"cache_dir": "cache", "seed": 7, "log_interval": 1, "caption_dropout_probability": 0.5}
+STANDARD = {"lora_type": "standard", "lora_rank": 4, "lora_dropout": 0.3, "gradient_checkpointing": False}
+KINDS = {
+    # Buckets of three pictures give batches of two and of one, so the processes have unequal shares of a step.
+    "lokr": {"use_ema": True},
+    "lora with dropout": {**STANDARD, "grad_clip_method": "norm", "max_grad_norm": 1.0},
+    "full": {"model_type": "full", "learning_rate": 1e-4, "checkpoint_step_interval": 2},
+}
+PICTURES = {
+    "validation_prompt": "a rocket", "validation_num_inference_steps": 2, "validation_resolution": "128",
+    "validation_step_interval": 3, "num_eval_images": 1,
+}  # fmt: skip
+
+TOGETHER = """
+import json, os, sys
+from pathlib import Path
+import torch
+from tuner.config.loading import load_config
+from tuner.errors import TunerError
+from tuner.training import loop
+from tuner.training.processes import join_processes
+from tuner.training.reduction import sum_gradients, sum_parts
+from tuner.training.run import train
+
+processes = join_processes()
+rank = processes.rank
+found = {}
+
+parameters = [torch.nn.Parameter(torch.zeros(2, 3)) for _ in range(3)]
+parameters[rank].grad = torch.full((2, 3), 1.0 + rank)
+sum_gradients(parameters, processes)
+found["gradients"] = [None if p.grad is None else p.grad.tolist() for p in parameters]
+parts = sum_parts({"shared": torch.tensor(1.0 + rank), f"only {rank}": torch.tensor(3.0)}, processes, torch.device("cpu"))
+found["parts"] = {name: value.item() for name, value in parts.items()}
+found["turns"] = processes.in_turn(lambda: rank)
+try:
+    processes.on_main(lambda: 1 / 0)
+except Exception as error:
+    found["main failed"] = type(error).__name__
+try:
+    processes.check_same(rank, "number")
+except TunerError as error:
+    found["not the same"] = str(error)
+
+honest = loop.backward_step
+
+def poisoned(*arguments):
+    losses = honest(*arguments)
+    losses.samples[0].fill_(float("nan"))
+    return losses._replace(total=losses.total * float("nan"))
+
+for path in sys.argv[1:]:
+    loop.backward_step = poisoned if rank == 1 and "poisoned" in path else honest
+    try:
+        result = train(load_config(Path(path)))
+        found[path] = ["done", result.step, str(result.exported)]
+    except TunerError as error:
+        found[path] = [type(error).__name__, str(error)]
+Path(f"rank-{rank}.json").write_text(json.dumps(found))
+processes.leave()
+"""
+
+
+def spread(file: Path, other: Path) -> float:
+    """The largest relative difference of two files' tensors."""
+    tensors, others = load_file(file), load_file(other)
+    assert tensors.keys() == others.keys()
+    return max(
+        float((tensor.float() - others[name].float()).norm() / tensor.float().norm().clamp_min(1e-6))
+        for name, tensor in tensors.items()
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("together")
+
+
+@pytest.fixture(scope="module")
+def configuration(twin, photographs, folder):
+    """Write a configuration of the common folder, so that one launch serves many runs."""
+
+    def write(name: str, **settings) -> Path:
+        (folder / "lycoris.json").write_text(
+            json.dumps({"algo": "lokr", "multiplier": 1.0, "linear_dim": 10000, "linear_alpha": 1, "factor": 4})
+        )
+        entry = {
+            "id": "photographs", "instance_data_dir": str(photographs), "caption_strategy": "textfile",
+            "resolution": 192, "resolution_type": "pixel_area",
+        }  # fmt: skip
+        (folder / "data.json").write_text(json.dumps([entry]))
+        values = {
+            "model_family": "sana", "model_type": "lora", "lora_type": "lycoris", "lycoris_config": "lycoris.json",
+            "pretrained_model_name_or_path": str(twin), "data_backend_config": "data.json", "max_train_steps": 4,
+            "output_dir": f"output of {name}", "train_batch_size": 2, "learning_rate": 1e-3, "lr_warmup_steps": 0,
+            "lr_scheduler": "constant", "optimizer": "optimi-adamw", "mixed_precision": "no",
+            "validation_step_interval": 0, **COMMON, **settings,
+        }  # fmt: skip
+        path = folder / f"{name}.json"
+        path.write_text(json.dumps(values))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def together(configuration, folder):
+    """All runs of two processes, and those of one to compare them with: what each process says, by rank."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        halves = {"gradient_accumulation_steps": 2}
+        for kind, settings in KINDS.items():
+            train(load_config(configuration(f"{kind} alone", **settings, gradient_accumulation_steps=4)))
+        train(load_config(configuration("one then two", **halves, max_train_steps=2)))
+        names = [configuration(f"{kind} together", **settings, **halves).name for kind, settings in KINDS.items()]
+        names.append(configuration("one then two", gradient_accumulation_steps=1).name)
+        names.append(configuration("two then one", max_train_steps=2).name)
+        names.append(configuration("other batches", max_train_steps=2).name)
+        names.append(configuration("poisoned", log_interval=1).name)
+        names.append(configuration("pictured", **PICTURES).name)
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        (folder / "together.py").write_text(TOGETHER)
+        subprocess.run([*launch, "together.py", *names], check=True)
+        train(load_config(configuration("two then one", **halves)))
+        train(load_config(configuration("alone", **halves)))
+    finally:
+        os.chdir(before)
+    return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_train_what_one_does_with_twice_the_accumulation(together, folder, kind):
+    alone, both = folder / f"output of {kind} alone", folder / f"output of {kind} together"
+    files = sorted(path.relative_to(alone) for path in alone.rglob("*.safetensors"))
+    assert len(files) >= 3
+    assert files == sorted(path.relative_to(both) for path in both.rglob("*.safetensors"))
+    for file in files:
+        assert spread(alone / file, both / file) < TOLERANCE, file
+    assert together[0][f"{kind} together.json"][:2] == together[1][f"{kind} together.json"][:2] == ["done", 4]
+
+
+def test_only_the_main_process_exports_and_reports(together, folder):
+    assert together[0]["lokr together.json"][2] == "output of lokr together/pytorch_lora_weights.safetensors"
+    assert together[1]["lokr together.json"][2] == "None"
+    alone, both = (
+        [json.loads(line) for line in (folder / f"output of lokr {how}" / "metrics.jsonl").read_text().splitlines()]
+        for how in ("alone", "together")
+    )
+    assert [row["step"] for row in both] == [1, 2, 3, 4]
+    for row, other in zip(alone, both, strict=True):
+        assert row.keys() == other.keys()
+        assert all(value == pytest.approx(other[key], rel=1e-3) for key, value in row.items())
+
+
+@pytest.mark.parametrize("name", ["one then two", "two then one"])
+def test_a_run_goes_on_with_another_number_of_processes(together, folder, name):
+    state = "checkpoint-4/adapter_state.safetensors"
+    assert (folder / f"output of {name}" / "checkpoint-2").is_dir()
+    assert spread(folder / "output of alone" / state, folder / f"output of {name}" / state) < TOLERANCE
+
+
+def test_a_run_of_other_batches_does_not_go_on(together, configuration, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    with pytest.raises(CheckpointError, match="batch was '2 x 2' when the checkpoint was written and is '2 x 1' now"):
+        train(load_config(configuration("other batches")))
+
+
+def test_a_loss_that_is_not_finite_in_one_process_stops_all(together, folder):
+    kinds, messages = zip(*(found["poisoned.json"] for found in together), strict=True)
+    assert kinds == ("NonFiniteError", "NonFiniteError")
+    assert all(message.startswith("the loss of step 1 is nan") for message in messages)
+    record = json.loads((folder / "output of poisoned" / "replay-1.json").read_text())
+    assert [sample["loss"] == "nan" for sample in record["samples"]].count(True) in (1, 2)
+    assert len(record["samples"]) > 1
+    assert all(sample["name"] in messages[1] for sample in record["samples"])
+    assert not list((folder / "output of poisoned").glob("checkpoint-*"))
+
+
+def test_pictures_are_made_once(together, folder):
+    output = folder / "output of pictured"
+    assert [path.name for path in sorted(output.glob("benchmarks/base_model/*.png"))]
+    assert {path.name[:6] for path in output.glob("validation_images/*.png")} == {"step_3", "step_4"}
+    state = "checkpoint-4/adapter_state.safetensors"
+    assert spread(folder / "output of alone" / state, output / state) < TOLERANCE
+
+
+def test_a_gradient_is_the_sum_of_all_and_missing_where_nobody_has_one(together):
+    assert together[0]["gradients"] == [[[1.0] * 3] * 2, [[2.0] * 3] * 2, None]
+    assert together[1]["gradients"] == together[0]["gradients"]
+
+
+def test_metrics_are_added_up_by_name(together):
+    assert together[0]["parts"] == together[1]["parts"] == {"only 0": 3.0, "only 1": 3.0, "shared": 3.0}
+
+
+def test_processes_wait_for_each_other_and_hear_of_failures(together):
+    assert [found["turns"] for found in together] == [0, 1]
+    assert [found["main failed"] for found in together] == ["ZeroDivisionError", "ProcessesError"]
+    assert "process 1 has another number than process 0: 1 and 0" in together[0]["not the same"]
+    assert "process 0 has another number than process 1: 0 and 1" in together[1]["not the same"]
+
+
+def test_micro_batches_are_shared_out_and_do_not_depend_on_the_process(project):
+    run = prepare_run(load_config(project(gradient_accumulation_steps=4)), StopRequest())
+    whole = run.source.step(3)
+    shares = [replace(run.source, rank=rank, processes=2) for rank in range(2)]
+    assert [share.size(3) for share in shares] == [run.source.size(3)] * 2
+    assert run.source.size(3).samples == sum(len(batch.keys) for batch in whole)
+    taken = [batch for pair in zip(*(share.step(3) for share in shares), strict=True) for batch in pair]
+    assert [batch.keys for batch in taken] == [batch.keys for batch in whole]
+    for batch, other in zip(taken, whole, strict=True):
+        assert torch.equal(batch.noise, other.noise)
+        assert torch.equal(batch.sigma, other.sigma)
+        assert torch.equal(batch.latents, other.latents)
+
+
+def started(config: Path) -> tuple[subprocess.Popen, list[psutil.Process]]:
+    """Start a long run and return it and its processes, by rank, when it has taken its first step."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tuner", "train", str(config)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    metrics = Path("output/metrics.jsonl")
+    while not (metrics.is_file() and metrics.stat().st_size):
+        assert process.poll() is None, process.stdout.read()
+    workers = psutil.Process(process.pid).children()
+    return process, sorted(workers, key=lambda worker: int(worker.environ()["RANK"]))
+
+
+def test_an_interrupted_run_saves_a_checkpoint_and_goes_on(project):
+    config = project(num_processes=2, max_train_steps=100_000, log_interval=1)
+    process, workers = started(config)
+    assert len(workers) == 2
+    process.send_signal(signal.SIGINT)
+    output = process.communicate()[0].decode()
+    assert process.returncode == 130, output
+    (checkpoint,) = Path("output").glob("checkpoint-*")
+    step = json.loads((checkpoint / "training_state.json").read_text())["step"]
+    assert f"interrupted after step {step}; resume with the same command" in output
+    assert output.count("interrupted after") == 1
+    assert not any(worker.is_running() for worker in workers)
+
+
+def test_a_run_ends_when_one_of_its_processes_is_killed(project):
+    process, workers = started(project(num_processes=2, max_train_steps=100_000, log_interval=1))
+    workers[1].kill()
+    output = process.communicate()[0].decode()
+    assert process.returncode == 1, output
+    assert "process 1 was killed by signal 9" in output
+    assert "Traceback" not in output
+    assert not any(worker.is_running() for worker in workers)
