@@ -98,6 +98,18 @@ def test_notes_are_no_mistakes(clean, capsys):
     assert kinds(report) == [("note", "no effect", "ema_decay")]
 
 
+def test_processes_count_in_the_length(clean, capsys):
+    code, report = checked(capsys, clean(num_processes=2, gradient_accumulation_steps=1))
+    assert code == 0
+    assert (report["plan"]["num_processes"], report["plan"]["gradient_accumulation_steps"]) == (2, 1)
+    alone = checked(capsys, clean(gradient_accumulation_steps=2))[1]
+    assert alone["plan"]["num_processes"] == 1
+    assert report["length"] == alone["length"] == {"steps": 6, "epochs": 2.0, "steps_per_epoch": 3}
+    assert [finding["remedy"] for finding in report["findings"]] == [
+        finding["remedy"].replace("gradient_accumulation_steps", "num_processes") for finding in alone["findings"]
+    ]
+
+
 def test_json_says_the_same_and_nothing_else(clean, capsys):
     code, report = checked(capsys, clean())
     assert code == 0

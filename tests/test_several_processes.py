@@ -53,7 +53,8 @@ parameters = [torch.nn.Parameter(torch.zeros(2, 3)) for _ in range(3)]
 parameters[rank].grad = torch.full((2, 3), 1.0 + rank)
 sum_gradients(parameters, processes)
 found["gradients"] = [None if p.grad is None else p.grad.tolist() for p in parameters]
-parts = sum_parts({"shared": torch.tensor(1.0 + rank), f"only {rank}": torch.tensor(3.0)}, processes, torch.device("cpu"))
+parts = {"shared": torch.tensor(1.0 + rank), f"only {rank}": torch.tensor(3.0)}
+parts = sum_parts(parts, processes, torch.device("cpu"))
 found["parts"] = {name: value.item() for name, value in parts.items()}
 found["turns"] = processes.in_turn(lambda: rank)
 try:
@@ -239,13 +240,14 @@ def test_micro_batches_are_shared_out_and_do_not_depend_on_the_process(project):
 
 
 def started(config: Path) -> tuple[subprocess.Popen, list[psutil.Process]]:
-    """Start a long run and return it and its processes, by rank, when it has taken its first step."""
+    """Start a long run and return it and its processes, by rank, when it begins to train."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tuner", "train", str(config)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
-    metrics = Path("output/metrics.jsonl")
-    while not (metrics.is_file() and metrics.stat().st_size):
-        assert process.poll() is None, process.stdout.read()
+    said = []
+    while not said or b"starting from step 0" not in said[-1]:
+        said.append(process.stdout.readline())
+        assert said[-1], b"".join(said).decode()
     workers = psutil.Process(process.pid).children()
     return process, sorted(workers, key=lambda worker: int(worker.environ()["RANK"]))
 

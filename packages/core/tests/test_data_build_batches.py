@@ -178,6 +178,12 @@ def test_repeats_are_named_for_a_whole_optimizer_step_too(pictures, plan_for):
         "or disable_bucket_pruning to true" in text
     )
     assert steps_per_epoch(plan_for(dataset(folder, repeats=15), accumulation=4)) == 1
+    with pytest.raises(DatasetError) as caught:
+        plan_for(dataset(folder), accumulation=2, processes=2)
+    text = str(caught.value)
+    assert "  with train_batch_size 4, gradient_accumulation_steps 2, num_processes 2, repeats 0\n" in text
+    assert "15 or more for all 16 samples of an optimizer step" in text
+    assert steps_per_epoch(plan_for(dataset(folder, repeats=15), accumulation=2, processes=2)) == 1
 
 
 def test_the_filters_in_force_are_named(pictures, plan_for):

@@ -243,6 +243,15 @@ def test_buckets_smaller_than_a_step(five, plan_for):
     ]
 
 
+def test_a_step_counts_the_batches_of_all_processes(five, plan_for):
+    (found,) = small_buckets(plan_for(dataset(five), batch_size=1, processes=3))
+    assert "an optimizer step of 3 (3 batches of 1)" in found.reason
+    assert found.remedy == "raise repeats or lower num_processes where that matters"
+    (found,) = small_buckets(plan_for(dataset(five), batch_size=1, accumulation=2, processes=2))
+    assert "an optimizer step of 4 (4 batches of 1)" in found.reason
+    assert found.remedy == "raise repeats or lower gradient_accumulation_steps or num_processes where that matters"
+
+
 def test_encoder_batches_larger_than_a_bucket(five, plan_for):
     plan = plan_for(dataset(five, repeats=5))
     assert list(large_encoder_batches(plan, 2)) == []
