@@ -17,7 +17,9 @@ class ValidationConfig(Topic):
 
     validation_prompt: str | None = setting(None, "Prompt of the pictures labelled validation.", needs=_PICTURES)
     user_prompt_library: Path | None = setting(
-        None, "JSON file of further prompts: an object of nickname -> prompt.", needs=_PICTURES
+        None,
+        "JSON file of further prompts: nickname -> prompt, or -> an object of prompt and adapter_strength.",
+        needs=_PICTURES,
     )
     validation_step_interval: int = setting(
         100, "Steps between rounds of pictures; 0 for none.", unit="steps", ge=0, aliases=("validation_steps",)
@@ -38,7 +40,6 @@ class ValidationConfig(Topic):
         False,
         "Also make pictures of a built-in set of prompts; the path of a file stands for user_prompt_library.",
         needs=_PICTURES,
-        unread={True: f"{NOT_YET}: there is no built-in set"},
     )
     validation_guidance_rescale: float = setting(
         0.0,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tuner.config import RunConfig
 from tuner.config.checks import aligned_size
+from tuner.config.prompts import unused_name
 from tuner.errors import NonFiniteError
 from tuner.types import Conditioning, FamilyFacts, Role, Sampler
 from tuner.validation.sampling import sample_picture
@@ -34,22 +35,28 @@ class PicturePrompt:
 
 
 def picture_prompts(config: RunConfig) -> list[PicturePrompt]:
-    """List the prompts of a run's pictures; none if the run makes no pictures."""
+    """List the prompts of a run's pictures, each with a nickname of its own; none if the run makes no pictures."""
     validation = config.validation
     if not validation.validation_step_interval:
         return []
-    prompts = [PicturePrompt(safe_name(name), prompt) for name, prompt in config.prompts.items()]
+    fixed = []
     if validation.validation_prompt:
-        prompts.append(PicturePrompt("validation", validation.validation_prompt))
-    if prompts and not validation.validation_disable_unconditional:
-        prompts.append(PicturePrompt("unconditional", "", "unconditional"))
-    return prompts
+        fixed.append(PicturePrompt("validation", validation.validation_prompt))
+    if (fixed or config.prompts) and not validation.validation_disable_unconditional:
+        fixed.append(PicturePrompt("unconditional", "", "unconditional"))
+    taken = [prompt.nickname for prompt in fixed]
+    prompts = []
+    for nickname, prompt in config.prompts.items():
+        taken.append(unused_name(safe_name(nickname), taken))
+        prompts.append(PicturePrompt(taken[-1], prompt))
+    return prompts + fixed
 
 
 def safe_name(nickname: str) -> str:
     """Turn a nickname into something that every file system accepts as part of a file name."""
-    cleaned = re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", nickname).strip(" .")
-    return cleaned[:80] or "_"
+    cleaned = re.sub(r'[<>:"/\\|?*\x00-\x1f\x7f]', "_", nickname).strip(" .")
+    # File systems count bytes, and a letter may have four.
+    return cleaned.encode()[:80].decode(errors="ignore").strip(" .") or "_"
 
 
 def largest_size(config: RunConfig, facts: FamilyFacts) -> tuple[int, int]:
