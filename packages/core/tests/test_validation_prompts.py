@@ -143,3 +143,11 @@ def test_settings_of_pictures_without_a_prompt_are_reported(prompts_of):
     assert loaded.unread.keys() >= settings.keys()
     assert "validation_num_inference_steps" not in loaded.unread  # the default asks for nothing
     assert not prompts_of(validation_prompt_library=True, **settings)[1].unread.keys() & settings.keys()
+
+
+def test_what_only_guidance_reads_is_reported_without_it(prompts_of):
+    settings = {"validation_prompt": "a cat", "validation_guidance_rescale": 0.7, "validation_negative_prompt": "dull"}
+    assert not prompts_of(**settings, validation_guidance=1.5)[1].unread
+    unread = prompts_of(**settings, validation_guidance=1)[1].unread
+    reason = "validation_guidance is 1, which is no guidance"
+    assert unread == {"validation_guidance_rescale": reason, "validation_negative_prompt": reason}

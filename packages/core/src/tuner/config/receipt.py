@@ -127,6 +127,10 @@ def _of_pictures(config: RunConfig, given: Mapping[str, Given]) -> Iterator[tupl
         for key, field in type(validation).model_fields.items():
             if key in given.keys() - _WHAT_PICTURES_SHOW and getattr(validation, key) != field.default:
                 yield key, "neither validation_prompt nor a library gives a prompt"
+    elif validation.validation_guidance <= 1:
+        for key in ("validation_guidance_rescale", "validation_negative_prompt"):
+            if key in given and getattr(validation, key):
+                yield key, f"validation_guidance is {validation.validation_guidance:g}, which is no guidance"
 
 
 def _unread_of(dataset: DatasetConfig) -> Iterator[tuple[str, str]]:

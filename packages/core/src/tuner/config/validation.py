@@ -43,11 +43,10 @@ class ValidationConfig(Topic):
     )
     validation_guidance_rescale: float = setting(
         0.0,
-        "Share by which guided predictions are brought back to their spread; 0 for none.",
+        "Share by which guided velocities are brought back to the spread of those without guidance; 0 for none.",
         ge=0,
         le=1,
         needs=_PICTURES,
-        unread=f"{NOT_YET}: guidance is not rescaled",
     )
     validation_lycoris_strength: float = setting(
         1.0,

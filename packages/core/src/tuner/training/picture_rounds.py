@@ -6,6 +6,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from torch import nn
+
 from tuner.caching.conditionings import ConditioningCache
 from tuner.events import ImagesValidated
 from tuner.training.loop import Learner
@@ -13,6 +15,7 @@ from tuner.training.memory_errors import memory_explained, picture_remedies
 from tuner.training.session import Session, release_memory
 from tuner.types import Conditioning, Role, Sampler
 from tuner.validation.pictures import largest_size, make_pictures, picture_prompts, try_picture
+from tuner.validation.rescaling import rescaled_guidance
 from tuner.validation.sampling import evaluating
 
 
@@ -50,8 +53,10 @@ class PictureRounds:
         prompts = picture_prompts(config)
         if not prompts or denoiser is None:
             return
-        with self._explained(), evaluating(denoiser):
-            try_picture(self._open(), prompts[0], self._read, config=config, facts=self.session.facts)
+        sampler = self._open()
+        with self._explained(), evaluating(denoiser), self._rescaled(sampler, denoiser):
+            try_picture(sampler, prompts[0], self._read, config=config, facts=self.session.facts)
+        del sampler
         release_memory()
 
     def make(self, step: int, label: str, folder: Path) -> None:
@@ -69,7 +74,7 @@ class PictureRounds:
         if not prompts or denoiser is None:
             return
         sampler = self._open()
-        with self._explained(), evaluating(denoiser):
+        with self._explained(), evaluating(denoiser), self._rescaled(sampler, denoiser):
             files = make_pictures(
                 sampler,
                 prompts,
@@ -89,6 +94,15 @@ class PictureRounds:
         width, height = largest_size(self.session.config, self.session.facts)
         return memory_explained(
             self.session.device, f"a validation picture of {width}x{height}", picture_remedies(self.session)
+        )
+
+    def _rescaled(self, sampler: Sampler, denoiser: nn.Module) -> AbstractContextManager[None]:
+        validation = self.session.config.validation
+        return rescaled_guidance(
+            denoiser,
+            sampler.guidance,
+            scale=validation.validation_guidance,
+            share=validation.validation_guidance_rescale,
         )
 
     def _open(self) -> Sampler:
