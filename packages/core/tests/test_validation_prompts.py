@@ -151,3 +151,19 @@ def test_what_only_guidance_reads_is_reported_without_it(prompts_of):
     unread = prompts_of(**settings, validation_guidance=1)[1].unread
     reason = "validation_guidance is 1, which is no guidance"
     assert unread == {"validation_guidance_rescale": reason, "validation_negative_prompt": reason}
+
+
+def test_strengths_are_the_prompts_own_or_that_of_all(prompts_of):
+    library = {"own": {"prompt": "a cat", "adapter_strength": 0.25}, "usual": "a dog"}
+    settings = {
+        "user_prompt_library": "prompts.json",
+        "validation_prompt": "an owl",
+        "validation_lycoris_strength": 0.5,
+    }
+    prompts, loaded = prompts_of(library, **settings)
+    assert [prompt.strength for prompt in prompts] == [0.25, 0.5, 0.5, 0.5]
+    assert not loaded.unread
+    prompts, loaded = prompts_of(library, **settings, model_type="full")
+    assert [prompt.strength for prompt in prompts] == [1.0] * 4
+    assert loaded.unread["validation_lycoris_strength"] == "model_type is 'full'"
+    assert any("adapter_strength of 1 prompts has no effect" in line for line in loaded.warnings)

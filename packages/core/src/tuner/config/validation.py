@@ -50,9 +50,8 @@ class ValidationConfig(Topic):
     )
     validation_lycoris_strength: float = setting(
         1.0,
-        "Strength of the adapter in pictures.",
-        needs=_PICTURES,
-        unread=f"{NOT_YET}: pictures use the adapter as it is",
+        "Strength of the adapter in pictures: 1 as it is trained, 0 the base model. Prompts may have their own.",
+        needs={**_PICTURES, "model_type": ("lora",)},
     )
     validation_torch_compile: bool = setting(
         False, "Compile the pipeline.", needs=_PICTURES, unread=f"{NOT_YET}: nothing is compiled"

@@ -218,7 +218,7 @@ class Run:
         if not self.proven and self.last - self.first >= SHORTEST:
             self._rehearsal().run(with_picture=not begins)
         if begins:
-            self._pictures.make(0, "base model", self._output_dir / "benchmarks" / "base_model")
+            self._pictures.make_base()
         loop = self.loop(self.session.accelerator.backward)
         step = self.first
         for step in loop.run(self.first, self.last):
@@ -260,7 +260,7 @@ class Run:
         interval = self._config.validation.validation_step_interval
         if not stops and (_is_due(step, interval) or (interval and step == self.last)):
             loop.guard.check()
-            self._pictures.make(step, "live", self._output_dir / "validation_images")
+            self._pictures.make(step)
 
     def _save_checkpoint(self, step: int) -> None:
         state = {

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from tuner.config import RunConfig
 from tuner.config.checks import aligned_size
 from tuner.config.prompts import unused_name
+from tuner.config.validation import ValidationConfig
 from tuner.errors import NonFiniteError
 from tuner.types import Conditioning, FamilyFacts, Role, Sampler
+from tuner.validation.picture_files import write_picture
 from tuner.validation.sampling import sample_picture
 
 logger = logging.getLogger(__name__)
+
+
+_COMPARABLE = {
+    "validation_guidance",
+    "validation_guidance_rescale",
+    "validation_negative_prompt",
+    "validation_num_inference_steps",
+    "validation_seed",
+}
+"""Settings that must be equal for two pictures to differ by the model alone."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +40,13 @@ class PicturePrompt:
         nickname: Part of the file names.
         prompt: The prompt.
         role: Role that the prompt is encoded in.
+        strength: Strength of the adapter; always 1 where all weights are trained.
     """
 
     nickname: str
     prompt: str
     role: Role = "caption"
+    strength: float = 1.0
 
 
 def picture_prompts(config: RunConfig) -> list[PicturePrompt]:
@@ -39,16 +54,19 @@ def picture_prompts(config: RunConfig) -> list[PicturePrompt]:
     validation = config.validation
     if not validation.validation_step_interval:
         return []
+    has_adapter = config.model.model_type == "lora"
+    usual = validation.validation_lycoris_strength if has_adapter else 1.0
     fixed = []
     if validation.validation_prompt:
-        fixed.append(PicturePrompt("validation", validation.validation_prompt))
+        fixed.append(PicturePrompt("validation", validation.validation_prompt, strength=usual))
     if (fixed or config.prompts) and not validation.validation_disable_unconditional:
-        fixed.append(PicturePrompt("unconditional", "", "unconditional"))
+        fixed.append(PicturePrompt("unconditional", "", "unconditional", usual))
     taken = [prompt.nickname for prompt in fixed]
     prompts = []
     for nickname, prompt in config.prompts.items():
         taken.append(unused_name(safe_name(nickname), taken))
-        prompts.append(PicturePrompt(taken[-1], prompt))
+        strength = config.prompt_strengths.get(nickname, usual) if has_adapter else 1.0
+        prompts.append(PicturePrompt(taken[-1], prompt, strength=strength))
     return prompts + fixed
 
 
@@ -101,6 +119,7 @@ def make_pictures(
     seed: int,
     folder: Path,
     prefix: str,
+    at_strength: Callable[[float], AbstractContextManager[None]] | None = None,
 ) -> dict[str, tuple[Path, ...]]:
     """Sample every prompt at every size and write the pictures.
 
@@ -113,6 +132,7 @@ def make_pictures(
         seed: Of the pictures' noise, where the configuration names none of its own.
         folder: Where the pictures go.
         prefix: First part of the file names.
+        at_strength: Gives the adapter a prompt's strength inside a block; None where strengths do not matter.
 
     Returns:
         The files written, by nickname. A picture that came out non-finite is reported and left out.
@@ -128,20 +148,27 @@ def make_pictures(
         for number, (wanted_width, wanted_height) in enumerate(validation.sizes()):
             width, height = aligned_size(wanted_width, wanted_height, facts)
             try:
-                picture = sample_picture(
-                    sampler,
-                    read_conditioning(prompt.prompt, prompt.role),
-                    negative,
-                    width=width,
-                    height=height,
-                    steps=validation.validation_num_inference_steps,
-                    guidance=validation.validation_guidance,
-                    seed=seed if validation.validation_seed is None else validation.validation_seed,
-                )
+                with at_strength(prompt.strength) if at_strength else nullcontext():
+                    picture = sample_picture(
+                        sampler,
+                        read_conditioning(prompt.prompt, prompt.role),
+                        negative,
+                        width=width,
+                        height=height,
+                        steps=validation.validation_num_inference_steps,
+                        guidance=validation.validation_guidance,
+                        seed=seed if validation.validation_seed is None else validation.validation_seed,
+                    )
             except NonFiniteError as error:
                 logger.warning("validation picture %s at %dx%d: %s", prompt.nickname, width, height, error)
                 continue
-            written.append(folder / f"{prefix}_{prompt.nickname}_{number}_{width}x{height}.png")
-            picture.save(written[-1])
+            path = folder / f"{prefix}_{prompt.nickname}_{number}_{width}x{height}.png"
+            written.append(write_picture(picture, path, _sampled_as(prompt, validation, seed)))
         files[prompt.nickname] = tuple(written)
     return files
+
+
+def _sampled_as(prompt: PicturePrompt, validation: ValidationConfig, seed: int) -> str:
+    """Name what a picture shows besides the model: pictures of equal size and name can be compared."""
+    settings = validation.model_dump(mode="json", include=_COMPARABLE)
+    return json.dumps([prompt.prompt, prompt.role, seed, settings], sort_keys=True)

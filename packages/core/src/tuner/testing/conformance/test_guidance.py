@@ -65,8 +65,8 @@ def _understood(family: FamilyUnderTest, convention: Convention, arguments: Mapp
     batch = family.batch((sigma,), [LONG_PROMPT])
     asked = []
     for row, output in zip(x.split(1), raw[:, : x.shape[1]].split(1), strict=True):
-        prompts = ((LONG_PROMPT, "caption"), (NEGATIVE_PROMPT, "negative"))
-        at = [replace(batch, x=row, target=row, conditioning=family.encode([text], role)) for text, role in prompts]
+        conditionings = family.encode([LONG_PROMPT]), family.encode([NEGATIVE_PROMPT], "negative")
+        at = [replace(batch, x=row, target=row, conditioning=each) for each in conditionings]
         with torch.no_grad():
             errors = [relative_error(a * output + b * row, family.predict(each).velocity) for each in at]
         assert min(errors) <= 1e-4 < max(errors), f"a row asks about neither prompt, or about both: {errors}"
