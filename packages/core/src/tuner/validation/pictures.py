@@ -12,9 +12,10 @@ from pathlib import Path
 
 from tuner.config import RunConfig
 from tuner.config.checks import aligned_size
+from tuner.config.loading import LoadedConfig
 from tuner.config.prompts import unused_name
 from tuner.config.validation import ValidationConfig
-from tuner.errors import NonFiniteError
+from tuner.errors import ConfigError, NonFiniteError, Problem
 from tuner.types import Conditioning, FamilyFacts, Role, Sampler
 from tuner.validation.picture_files import write_picture
 from tuner.validation.sampling import sample_picture
@@ -81,6 +82,22 @@ def largest_size(config: RunConfig, facts: FamilyFacts) -> tuple[int, int]:
     """Return the (width, height) in pixels of the run's largest pictures."""
     sizes = [aligned_size(width, height, facts) for width, height in config.validation.sizes()]
     return max(sizes, key=lambda size: size[0] * size[1])
+
+
+def check_sides(loaded: LoadedConfig, limit: int | None) -> None:
+    """Check the sizes of a run's pictures against the longest side that its model takes, in pixels.
+
+    Raises:
+        ConfigError: A side is longer.
+    """
+    if limit is None or not picture_prompts(loaded.config):
+        return
+    sizes = [aligned_size(*size, loaded.family.facts) for size in loaded.config.validation.sizes()]
+    if beyond := [f"{width}x{height}" for width, height in sizes if max(width, height) > limit]:
+        key = "validation_resolution"
+        given = loaded.given.get(key)
+        message = f"{', '.join(beyond)} is too large: this model takes sides of at most {limit} pixels"
+        raise ConfigError([Problem(message, given.origin if given else None, key, f"choose at most {limit}")])
 
 
 def try_picture(
