@@ -188,6 +188,26 @@ BROKEN_ELSEWHERE: dict[str, tuple[str, str]] = {
         """,
         "test_pipeline_holds_the_live_denoiser",
     ),
+    "guidance_the_other_way_round": (
+        """
+        from tuner.types import Guidance
+
+        @hookimpl
+        def validation_pipeline(components):
+            return replace(sound.validation_pipeline(components), guidance=Guidance("prompt_first"))
+        """,
+        "test_guidance_is_combined_and_rescaled_as_the_family_says",
+    ),
+    "guidance_of_another_strength": (
+        """
+        from tuner.types import Guidance
+
+        @hookimpl
+        def validation_pipeline(components):
+            return replace(sound.validation_pipeline(components), guidance=Guidance(neutral_scale=0.0))
+        """,
+        "test_guidance_is_combined_and_rescaled_as_the_family_says",
+    ),
     "loads_more_than_asked_for": (
         """
         @hookimpl

@@ -62,7 +62,7 @@ def test_pictures_come_before_during_and_after(project):
         "step_0_unconditional_0_128x128.png", "step_0_unconditional_1_192x128.png",
         "step_0_validation_0_128x128.png", "step_0_validation_1_192x128.png",
     ]  # fmt: skip
-    live = {path.name.split("_")[1] for path in Path("output/validation_images").iterdir()}
+    live = {path.name.split("_")[1] for path in Path("output/validation_images").glob("*.png")}
     assert live == {"2", "3"}
     rows = [json.loads(line) for line in Path("output/metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3]

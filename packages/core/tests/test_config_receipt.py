@@ -133,8 +133,6 @@ def test_a_prompt_library_may_be_given_under_its_other_name(project, write_confi
     (project / "prompts.json").write_text('{"a": "a cat"}')
     assert load_config(write_config(validation_prompt_library="prompts.json")).config.prompts == {"a": "a cat"}
     assert load_config(write_config(validation_prompt_library="false")).config.prompts == {}
-    loaded = load_config(write_config(validation_prompt_library=True))
-    assert loaded.unread["validation_prompt_library"] == "not served yet: there is no built-in set"
     with pytest.raises(ConfigError, match="validation_prompt_library: no such file"):
         load_config(write_config(validation_prompt_library="missing.json"))
 

@@ -64,15 +64,18 @@ class ImagesValidated:
 
     Attributes:
         step: Steps taken; 0 for the base model.
-        label: Whose weights made them: "base model" or "live".
+        label: Whose weights made them: "base model", "live" or "ema".
         files: Prompt's nickname -> its pictures, one for each size.
         prompts: Prompt's nickname -> the prompt.
+        shown: Prompt's nickname -> what people should see of this step: its pictures, or sheets with those of the
+            base model and of the moving average beside them. Empty where another event of the step shows them.
     """
 
     step: int
     label: str
     files: Mapping[str, tuple[Path, ...]]
     prompts: Mapping[str, str] = field(default_factory=dict)
+    shown: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

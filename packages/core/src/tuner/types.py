@@ -253,6 +253,21 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class Guidance:
+    """How a pipeline asks the denoiser about prompt and negative prompt, and what it makes of the answers.
+
+    Attributes:
+        order: `negative_first` or `prompt_first`: both are rows of one call, in two halves. `two_calls`: each has a
+            call of its own, the prompt first.
+        neutral_scale: Scale at which the negative prompt has no influence: of the answers c and u the pipeline makes
+            c + (scale - neutral_scale) * (c - u).
+    """
+
+    order: Literal["negative_first", "prompt_first", "two_calls"] = "negative_first"
+    neutral_scale: float = 1.0
+
+
+@dataclass(frozen=True)
 class Sampler:
     """A diffusers pipeline around the live denoiser, and how to hand it conditionings.
 
@@ -262,11 +277,14 @@ class Sampler:
         arguments: (conditioning, negative conditioning or None without guidance) -> keyword arguments of the
             pipeline, the family's constant ones included.
         guidance_argument: Keyword of the guidance scale.
+        guidance: How the pipeline guides. The default is that of most pipelines; the conformance kit checks it. One
+            that guides in no such way says why under `validation_guidance_rescale` in `FamilyFacts.inert_settings`.
     """
 
     pipeline: Any
     arguments: Callable[[Conditioning, Conditioning | None], dict[str, Any]]
     guidance_argument: str = "guidance_scale"
+    guidance: Guidance = Guidance()
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from diffusers import Cosmos2TextToImagePipeline
 
 from tuner.family.loading import load_tokenizer
-from tuner.types import ComponentRequest, Components, Conditioning, Sampler
+from tuner.types import ComponentRequest, Components, Conditioning, Guidance, Sampler
 from tuner_cosmos2.guardrail import Guardrail, GuardrailError, create_guardrail
 
 
@@ -35,7 +35,7 @@ def create_sampler(components: Components) -> Sampler:
         given = {"prompt_embeds": positive["prompt_embeds"]}
         return given if negative is None else {**given, "negative_prompt_embeds": negative["prompt_embeds"]}
 
-    return Sampler(pipeline, arguments)
+    return Sampler(pipeline, arguments, guidance=Guidance("two_calls", neutral_scale=0.0))
 
 
 def _check_prompts(guardrail: Guardrail, components: Components, conditioning: Conditioning) -> None:

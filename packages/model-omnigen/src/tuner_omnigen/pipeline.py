@@ -10,7 +10,7 @@ from diffusers.image_processor import VaeImageProcessor
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from tuner.types import Components, Conditioning, Sampler
+from tuner.types import Components, Conditioning, Guidance, Sampler
 from tuner_omnigen.facts import PADDING
 from tuner_omnigen.velocity import lay_out
 
@@ -74,7 +74,7 @@ def create_sampler(components: Components) -> Sampler:
         vae=components.codec.module if components.codec else None,
         tokenizer=None,
     )
-    return Sampler(pipeline, pipeline_arguments)
+    return Sampler(pipeline, pipeline_arguments, guidance=Guidance("prompt_first"))
 
 
 def pipeline_arguments(positive: Conditioning, negative: Conditioning | None) -> dict[str, Any]:

@@ -65,6 +65,18 @@ class Trainable(ABC):
             TunerError: All weights are trained, so there is no adapter.
         """
 
+    @contextmanager
+    def at_strength(self, strength: float) -> Iterator[None]:
+        """Scale what the adapter adds inside the block alone; see `set_strength`."""
+        if strength == 1:
+            yield
+            return
+        self.set_strength(strength)
+        try:
+            yield
+        finally:
+            self.set_strength(1)
+
     @abstractmethod
     def description(self) -> str:
         """Say for people what is trained: layers, parameters, matches of each pattern."""

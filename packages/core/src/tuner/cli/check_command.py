@@ -97,6 +97,7 @@ def _examine(report: Report, strict: bool) -> None:
     from tuner.tracking.bars import reporting
     from tuner.training.data import mask_folders, open_index, plan_data, plan_evaluation, side_limit
     from tuner.training.sources import resolve_source, tokenizers_at_hand
+    from tuner.validation.pictures import check_sides
 
     loaded = report.loaded
     assert loaded is not None
@@ -106,6 +107,7 @@ def _examine(report: Report, strict: bool) -> None:
     report.findings += absent
     source = resolve_source(config.model, facts)
     limit = side_limit(source, facts, download=False)
+    check_sides(loaded, limit)
     with closing(open_index(config)) as index:
         if config.eval_datasets:
             report.evaluation = plan_evaluation(config, facts, config.model.seed, index, side_limit=limit)

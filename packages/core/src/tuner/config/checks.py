@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -66,16 +67,35 @@ def warnings(topics: Mapping[str, Any], facts: FamilyFacts) -> Iterator[str]:
             "enable_group_offload without gradient_checkpointing spares memory only while pictures are made: "
             "a training step keeps every block until its backward pass"
         )
+    yield from _picture_sizes(validation, facts)
+
+
+def _picture_sizes(validation: ValidationConfig, facts: FamilyFacts) -> Iterator[str]:
     for width, height in validation.sizes():
-        if (width, height) != aligned_size(width, height, facts):
-            rounded = "x".join(map(str, aligned_size(width, height, facts)))
-            yield f"validation_resolution {width}x{height} is rounded to {rounded}"
+        made = aligned_size(width, height, facts)
+        if facts.canvas_limit and width * height > facts.canvas_limit:
+            yield (
+                f"validation_resolution {width}x{height} has more than the {facts.canvas_limit} pixels that "
+                f"{facts.title} takes; pictures are made at {made[0]}x{made[1]}"
+            )
+        elif (width, height) != made:
+            yield f"validation_resolution {width}x{height} is rounded to {made[0]}x{made[1]}"
 
 
 def aligned_size(width: int, height: int, facts: FamilyFacts) -> tuple[int, int]:
-    """Round a picture size to the multiples that the family needs, at least one of them along each side."""
+    """Round a picture size to the multiples that the family needs, at least one of them along each side.
+
+    A size beyond the family's canvas limit shrinks to it and keeps its shape.
+    """
     unit = facts.latent_stride * facts.patch_size
-    return max(unit, round(width / unit) * unit), max(unit, round(height / unit) * unit)
+    rounded = max(unit, round(width / unit) * unit), max(unit, round(height / unit) * unit)
+    if facts.canvas_limit is None or rounded[0] * rounded[1] <= facts.canvas_limit:
+        return rounded
+    scale = min(1.0, math.sqrt(facts.canvas_limit / (width * height)))
+    # The longer side takes what is left, should a very narrow shape need more than its share of the shorter one.
+    shorter = max(unit, int(min(width, height) * scale / unit) * unit)
+    longer = max(unit, min(int(max(width, height) * scale), facts.canvas_limit // shorter) // unit * unit)
+    return (longer, shorter) if width > height else (shorter, longer)
 
 
 def _model(topics: Mapping[str, Any], facts: FamilyFacts) -> Iterator[Problem]:

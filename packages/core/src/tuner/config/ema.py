@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from tuner.config.settings import NOT_YET, Topic, setting
+from tuner.config.settings import Topic, setting
 
 _EMA = {"use_ema": (True,)}
 
@@ -34,8 +34,7 @@ class EmaConfig(Topic):
         needs=_EMA,
     )
     ema_validation: Literal["none", "ema_only", "comparison"] = setting(
-        "none",
+        "comparison",
         "Make validation pictures with the average: not at all, instead of, or beside those of the trained weights.",
-        needs=_EMA,
-        unread=f"{NOT_YET}: validation pictures show the trained weights",
+        needs={**_EMA, "validation_step_interval": (True,)},
     )

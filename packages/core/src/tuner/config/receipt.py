@@ -20,6 +20,8 @@ from tuner.config.storage import stored_parts
 from tuner.quantisation.schemes import UNQUANTISED
 from tuner.types import FamilyFacts
 
+_WHAT_PICTURES_SHOW = {"validation_prompt", "user_prompt_library", "validation_prompt_library"}
+
 
 @dataclass(frozen=True)
 class ReceiptRow:
@@ -96,9 +98,7 @@ def _values(config: RunConfig, facts: FamilyFacts) -> dict[str, Any]:
 
 
 def _special(config: RunConfig, given: Mapping[str, Given], facts: FamilyFacts) -> Iterator[tuple[str, str]]:
-    for key in ("validation_num_inference_steps", "validation_resolution", "validation_guidance", "validation_seed"):
-        if key in given and not (config.validation.validation_prompt or config.prompts):
-            yield key, "neither validation_prompt nor user_prompt_library is given"
+    yield from _of_pictures(config, given)
     if config.optimisation.optimizer_spec.bounds_itself:
         for key in {"max_grad_norm", "grad_clip_method"} & given.keys():
             yield key, f"{config.optimisation.optimizer} limits its own updates"
@@ -118,6 +118,21 @@ def _special(config: RunConfig, given: Mapping[str, Given], facts: FamilyFacts) 
         name = f"{config.datasets[0].id}: probability"
         if "probability" in config.datasets[0].model_fields_set and config.datasets[0].probability != 1:
             yield name, "there is no other data set to draw from"
+
+
+def _of_pictures(config: RunConfig, given: Mapping[str, Given]) -> Iterator[tuple[str, str]]:
+    """Yield what no picture reads; without the interval, `needs` has said so already."""
+    validation = config.validation
+    if not validation.validation_step_interval:
+        return
+    if not (validation.validation_prompt or config.prompts):
+        for key, field in type(validation).model_fields.items():
+            if key in given.keys() - _WHAT_PICTURES_SHOW and getattr(validation, key) != field.default:
+                yield key, "neither validation_prompt nor a library gives a prompt"
+    elif validation.validation_guidance <= 1:
+        for key in ("validation_guidance_rescale", "validation_negative_prompt"):
+            if key in given and getattr(validation, key):
+                yield key, f"validation_guidance is {validation.validation_guidance:g}, which is no guidance"
 
 
 def _unread_of(dataset: DatasetConfig) -> Iterator[tuple[str, str]]:

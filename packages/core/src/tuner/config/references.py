@@ -13,6 +13,7 @@ from tuner.config.dataset_file import DatasetFile, parse_dataset_file
 from tuner.config.keys import Given, describe_errors
 from tuner.config.lycoris import LycorisConfig
 from tuner.config.placeholders import Expansion
+from tuner.config.prompts import LibraryPrompt, builtin_prompts, merge_libraries, parse_library
 from tuner.config.reader import read_document
 from tuner.config.storage import adapter_problems
 from tuner.errors import ConfigError, Problem
@@ -84,8 +85,8 @@ def read_references(topics: Mapping[str, Any], given: Mapping[str, Given], readi
     model, adapter = topics.get("model"), topics.get("adapter")
     if model and adapter and model.model_type == "lora" and adapter.lora_type == "lycoris":
         parts["lycoris"] = _read_lycoris(topics, given, reading)
-    if validation := topics.get("validation"):
-        parts["prompts"] = _read_prompts(validation, given, reading)
+    if topics.get("validation"):
+        parts |= _read_prompts(topics, given, reading)
     return parts
 
 
@@ -155,23 +156,38 @@ def _read_lycoris(topics: Mapping[str, Any], given: Mapping[str, Given], reading
     return lycoris
 
 
-def _read_prompts(validation: Any, given: Mapping[str, Given], reading: Reading) -> dict[str, str]:
-    key, path = "user_prompt_library", validation.user_prompt_library
-    library = validation.validation_prompt_library
-    if path is None and isinstance(library, str):
-        key, path = "validation_prompt_library", Path(library)
-    if path is None:
-        return {}
+def _read_prompts(topics: Mapping[str, Any], given: Mapping[str, Given], reading: Reading) -> dict[str, Any]:
+    """Read the libraries of prompts that are asked for: the built-in one first."""
+    validation = topics["validation"]
+    named = validation.validation_prompt_library
+    libraries = [builtin_prompts()] if named is True else []
+    if isinstance(named, str):
+        libraries.append(_read_library("validation_prompt_library", Path(named), given, reading))
+    if validation.user_prompt_library is not None:
+        libraries.append(_read_library("user_prompt_library", validation.user_prompt_library, given, reading))
+    entries = merge_libraries(libraries)
+    strengths = {entry.nickname: entry.adapter_strength for entry in entries if entry.adapter_strength is not None}
+    model = topics.get("model")
+    if strengths and model and model.model_type == "full":
+        reading.warnings.append(
+            f"adapter_strength of {len(strengths)} prompts has no effect: model_type is full, so there is no adapter"
+        )
+    return {"prompts": {entry.nickname: entry.prompt for entry in entries}, "prompt_strengths": strengths}
+
+
+def _read_library(key: str, path: Path, given: Mapping[str, Given], reading: Reading) -> list[LibraryPrompt]:
     found = reading.find(path, given.get(key), key)
     content = reading.read(found) if found else None
-    if content is None:
-        return {}
-    if not isinstance(content, dict) or not all(isinstance(value, str) for value in content.values()):
-        reading.problems.append(Problem("must be an object of nickname -> prompt", str(found), key))
-        return {}
-    left = sorted(name for name, prompt in content.items() if "<token>" in name + prompt)
+    if found is None or content is None:
+        return []
+    try:
+        library = parse_library(content)
+    except ValueError as error:
+        reading.problems.append(Problem(str(error), str(found), key))
+        return []
+    left = sorted(entry.nickname for entry in library if "<token>" in entry.nickname + entry.prompt)
     if left:
         reading.warnings.append(
             f"{found}: {len(left)} prompts still hold <token> (first: {left[0]!r}); put your subject's name there"
         )
-    return content
+    return library

@@ -36,7 +36,8 @@ class RunConfig(BaseModel):
         eval_datasets: Entries of the data set file that are evaluated with and never trained on.
         masks: Entries of the data set file that hold masks.
         text_cache: The default text_embeds entry of the data set file, if it has one.
-        prompts: Contents of user_prompt_library.
+        prompts: Nickname -> prompt of the libraries that pictures are made of.
+        prompt_strengths: Nickname -> strength of the adapter, for prompts that have one of their own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,6 +65,7 @@ class RunConfig(BaseModel):
     masks: tuple[MaskConfig, ...] = ()
     text_cache: TextCacheConfig | None = None
     prompts: dict[str, str] = {}
+    prompt_strengths: dict[str, float] = {}
 
     def flat(self) -> dict[str, Any]:
         """Return all settings by their public keys, as JSON values."""

@@ -17,7 +17,9 @@ class ValidationConfig(Topic):
 
     validation_prompt: str | None = setting(None, "Prompt of the pictures labelled validation.", needs=_PICTURES)
     user_prompt_library: Path | None = setting(
-        None, "JSON file of further prompts: an object of nickname -> prompt.", needs=_PICTURES
+        None,
+        "JSON file of further prompts: nickname -> prompt, or -> an object of prompt and adapter_strength.",
+        needs=_PICTURES,
     )
     validation_step_interval: int = setting(
         100, "Steps between rounds of pictures; 0 for none.", unit="steps", ge=0, aliases=("validation_steps",)
@@ -38,21 +40,18 @@ class ValidationConfig(Topic):
         False,
         "Also make pictures of a built-in set of prompts; the path of a file stands for user_prompt_library.",
         needs=_PICTURES,
-        unread={True: f"{NOT_YET}: there is no built-in set"},
     )
     validation_guidance_rescale: float = setting(
         0.0,
-        "Share by which guided predictions are brought back to their spread; 0 for none.",
+        "Share by which guided velocities are brought back to the spread of those without guidance; 0 for none.",
         ge=0,
         le=1,
         needs=_PICTURES,
-        unread=f"{NOT_YET}: guidance is not rescaled",
     )
     validation_lycoris_strength: float = setting(
         1.0,
-        "Strength of the adapter in pictures.",
-        needs=_PICTURES,
-        unread=f"{NOT_YET}: pictures use the adapter as it is",
+        "Strength of the adapter in pictures: 1 as it is trained, 0 the base model. Prompts may have their own.",
+        needs={**_PICTURES, "model_type": ("lora",)},
     )
     validation_torch_compile: bool = setting(
         False, "Compile the pipeline.", needs=_PICTURES, unread=f"{NOT_YET}: nothing is compiled"

@@ -62,7 +62,7 @@ class TensorBoard:
         import numpy as np
         from PIL import Image
 
-        for nickname, files in event.files.items():
+        for nickname, files in event.shown.items():
             for number, file in enumerate(files):
                 with Image.open(file) as picture:
                     pixels = np.asarray(picture.convert("RGB"))

@@ -25,7 +25,7 @@ from tuner.training.latents import LatentSource
 from tuner.training.session import Session, release_memory
 from tuner.training.sources import ModelSource, denoiser_config
 from tuner.types import Conditioning, FamilyFacts, Role
-from tuner.validation.pictures import picture_prompts
+from tuner.validation.pictures import check_sides, picture_prompts
 
 logger = logging.getLogger(__name__)
 
@@ -149,6 +149,7 @@ def prepare_data(session: Session, first_step: int = 0) -> PreparedData:
         first_step: Optimizer steps taken before, which decide on the crops of data sets that change theirs.
 
     Raises:
+        ConfigError: Pictures are to be larger than the model takes.
         DatasetError: A data set has nothing to train on.
         CacheError: A cache cannot be written.
         NonFiniteError: An encoder gave NaN or infinite values.
@@ -158,6 +159,7 @@ def prepare_data(session: Session, first_step: int = 0) -> PreparedData:
     config = at_hand.config
     index = open_index(config)
     longest = side_limit(session.source, facts)
+    check_sides(session.loaded, longest)
     plan = plan_data(config, facts, session.seed, index, side_limit=longest)
     masks = mask_cache(session, index)
     latents = LatentSource(session, config.datasets, index)

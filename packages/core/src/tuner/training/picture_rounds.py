@@ -1,10 +1,13 @@
-"""Rounds of pictures with the live model."""
+"""Rounds of pictures: of the base model, and of what is trained, as it is and as its moving average."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from torch import nn
 
 from tuner.caching.conditionings import ConditioningCache
 from tuner.events import ImagesValidated
@@ -12,8 +15,16 @@ from tuner.training.loop import Learner
 from tuner.training.memory_errors import memory_explained, picture_remedies
 from tuner.training.session import Session, release_memory
 from tuner.types import Conditioning, Role, Sampler
-from tuner.validation.pictures import largest_size, make_pictures, picture_prompts, try_picture
+from tuner.validation.picture_files import comparable, write_side_by_side
+from tuner.validation.pictures import PicturePrompt, largest_size, make_pictures, picture_prompts, try_picture
+from tuner.validation.rescaling import rescaled_guidance
 from tuner.validation.sampling import evaluating
+
+BASE, LIVE, EMA = "base model", "live", "ema"
+"""Labels: whose weights make pictures."""
+
+Files = Mapping[str, tuple[Path, ...]]
+"""Prompt's nickname -> its pictures."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +47,7 @@ class PictureRounds:
         Raises:
             TunerError: The family refuses to sample.
         """
-        if picture_prompts(self.session.config):
+        if self._prompts:
             self._open()
             release_memory()
 
@@ -46,49 +57,140 @@ class PictureRounds:
         Raises:
             OutOfMemoryError: It does not fit into memory.
         """
-        config, denoiser = self.session.config, self.learner.components.denoiser
-        prompts = picture_prompts(config)
-        if not prompts or denoiser is None:
-            return
-        with self._explained(), evaluating(denoiser):
-            try_picture(self._open(), prompts[0], self._read, config=config, facts=self.session.facts)
-        release_memory()
+        if self._prompts:
+            with self._sampling() as sampler, self._weights(self._labels[-1]):
+                try_picture(sampler, self._prompts[0], self._read, config=self.session.config, facts=self.session.facts)
 
-    def make(self, step: int, label: str, folder: Path) -> None:
-        """Make a round and tell the extensions.
-
-        Args:
-            step: Optimizer steps taken.
-            label: Whose weights these are.
-            folder: Where the pictures go.
+    def make_base(self) -> None:
+        """Make the base model's pictures and tell the extensions.
 
         Raises:
             TunerError: The family refuses to sample, or a picture does not fit into memory.
         """
-        prompts, denoiser = picture_prompts(self.session.config), self.learner.components.denoiser
-        if not prompts or denoiser is None:
+        if self._prompts:
+            files = self._make_all(0, {BASE: self._base_folder})[BASE]
+            self._tell(0, BASE, files, files)
+
+    def make(self, step: int) -> None:
+        """Make a round of what is trained and tell the extensions, once for each kind of weights.
+
+        Where pictures have something to be compared with, each is kept below a folder with the name of its weights,
+        and its place is taken by a sheet: base model, trained weights, moving average, from left to right.
+
+        Args:
+            step: Optimizer steps taken.
+
+        Raises:
+            TunerError: The family refuses to sample, or a picture does not fit into memory.
+        """
+        if not self._prompts:
             return
+        folder, labels = self._output_dir / "validation_images", self._labels
+        compares = len(labels) > 1 or not self.session.config.validation.disable_benchmark
+        made = self._make_all(step, {label: folder / label if compares else folder for label in labels})
+        shown = self._compare(step, made, folder) if compares else made[labels[0]]
+        for label in labels:
+            self._tell(step, label, made[label], shown if label == labels[0] else {})
+
+    @property
+    def _prompts(self) -> list[PicturePrompt]:
+        return picture_prompts(self.session.config) if self.learner.components.denoiser is not None else []
+
+    @property
+    def _labels(self) -> tuple[str, ...]:
+        """Whose pictures a round holds."""
+        if self.learner.average is None:
+            return (LIVE,)
+        return {"none": (LIVE,), "ema_only": (EMA,), "comparison": (LIVE, EMA)}[self.session.config.ema.ema_validation]
+
+    @property
+    def _output_dir(self) -> Path:
+        return self.session.config.model.output_dir
+
+    @property
+    def _base_folder(self) -> Path:
+        return self._output_dir / "benchmarks" / "base_model"
+
+    @contextmanager
+    def _sampling(self) -> Iterator[Sampler]:
+        """Open the pipeline around the live denoiser, and close it again."""
+        denoiser = self.learner.components.denoiser
+        assert denoiser is not None
         sampler = self._open()
-        with self._explained(), evaluating(denoiser):
-            files = make_pictures(
+        with self._explained(), evaluating(denoiser), self._rescaled(sampler, denoiser):
+            yield sampler
+
+    def _weights(self, label: str) -> AbstractContextManager[None]:
+        """Let the denoiser have the weights that a label names inside the block."""
+        if label == EMA and self.learner.average is not None:
+            return self.learner.average.swapped()
+        # All weights are still the base model's when its pictures are made, but an adapter need not start from nothing.
+        if label == BASE and self.learner.trainable.kind != "full":
+            return self.learner.trainable.disabled()
+        return nullcontext()
+
+    def _rehearse(self) -> None:
+        config, facts = self.session.config, self.session.facts
+        with self._sampling() as sampler, self._weights(self._labels[-1]):
+            try_picture(sampler, self._prompts[0], self._read, config=config, facts=facts)
+
+    def _make_all(self, step: int, folders: Mapping[str, Path]) -> dict[str, Files]:
+        """Make the pictures of the weights that each label names, in that label's folder."""
+        with self._sampling() as sampler:
+            made = {label: self._make(sampler, step, label, folder) for label, folder in folders.items()}
+        del sampler
+        release_memory()
+        return made
+
+    def _make(self, sampler: Sampler, step: int, label: str, folder: Path) -> Files:
+        with self._weights(label):
+            return make_pictures(
                 sampler,
-                prompts,
+                self._prompts,
                 self._read,
                 config=self.session.config,
                 facts=self.session.facts,
                 seed=self.session.seed,
                 folder=folder,
                 prefix=f"step_{step}",
+                at_strength=None if label == BASE else self.learner.trainable.at_strength,
             )
-        del sampler
-        release_memory()
-        texts = {prompt.nickname: prompt.prompt for prompt in prompts}
-        self.session.hook.images_validated(event=ImagesValidated(step, label, files, texts))
+
+    def _compare(self, step: int, made: Mapping[str, Files], folder: Path) -> Files:
+        """Write a sheet for each picture that came out."""
+        captions = {LIVE: f"step {step}", EMA: f"step {step}, average"}
+        sheets: dict[str, tuple[Path, ...]] = {}
+        for prompt in self._prompts:
+            columns: dict[str, list[tuple[str, Path]]] = {}
+            for label, files in made.items():
+                for file in files[prompt.nickname]:
+                    columns.setdefault(file.name, []).append((captions[label], file))
+            for name, column in columns.items():
+                base = self._base_folder / f"step_0_{name.removeprefix(f'step_{step}_')}"
+                if not self.session.config.validation.disable_benchmark and comparable(base, column[0][1]):
+                    column.insert(0, (BASE, base))
+            sheets[prompt.nickname] = tuple(
+                write_side_by_side(column, folder / name) for name, column in columns.items()
+            )
+        return sheets
+
+    def _tell(self, step: int, label: str, files: Files, shown: Files) -> None:
+        texts = {prompt.nickname: prompt.prompt for prompt in self._prompts}
+        self.session.hook.images_validated(event=ImagesValidated(step, label, files, texts, shown))
 
     def _explained(self) -> AbstractContextManager[None]:
         width, height = largest_size(self.session.config, self.session.facts)
         return memory_explained(
             self.session.device, f"a validation picture of {width}x{height}", picture_remedies(self.session)
+        )
+
+    def _rescaled(self, sampler: Sampler, denoiser: nn.Module) -> AbstractContextManager[None]:
+        validation = self.session.config.validation
+        return rescaled_guidance(
+            denoiser,
+            sampler.guidance,
+            scale=validation.validation_guidance,
+            share=validation.validation_guidance_rescale,
         )
 
     def _open(self) -> Sampler:

@@ -261,8 +261,7 @@ class Run:
         if not self.proven and self.last - self.first >= SHORTEST:
             self._rehearsal().run(with_picture=not begins)
         if begins:
-            folder = self._output_dir / "benchmarks" / "base_model"
-            processes.on_main(lambda: self._pictures.make(0, "base model", folder))
+            processes.on_main(self._pictures.make_base)
         loop = self.loop(self.session.accelerator.backward)
         step = self.first
         for step in loop.run(self.first, self.last):
@@ -306,8 +305,7 @@ class Run:
         interval = self._config.validation.validation_step_interval
         if not stops and (_is_due(step, interval) or (interval and step == self.last)):
             loop.guard.check()
-            folder = self._output_dir / "validation_images"
-            processes.on_main(lambda: self._pictures.make(step, "live", folder))
+            processes.on_main(lambda: self._pictures.make(step))
 
     def _save_checkpoint(self, step: int) -> None:
         state = {

@@ -47,6 +47,7 @@ def describe_family() -> FamilyFacts:
         class_aliases={"FeedForward": ("LuminaFeedForward",)},
         conditioning_masks={"prompt_embeds": "prompt_attention_mask"},
         prompt_limits=prompt_limits,
+        inert_settings={"validation_guidance_rescale": "the pipeline brings guided predictions back by itself"},
     )
 
 

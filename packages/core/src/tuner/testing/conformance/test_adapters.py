@@ -114,6 +114,20 @@ def test_what_was_trained_survives_saving(family: FamilyUnderTest, trained: Trai
     assert relative_error(_sampled(family, reopened), _sampled(family, components)) <= 1e-5
 
 
+@pytest.mark.parametrize("trained", ADAPTERS, indirect=True)
+def test_the_strength_of_an_adapter(family: FamilyUnderTest, trained: Trained) -> None:
+    """At strength 0 it is the base model; after the block, however that ends, it is what it was, bit for bit."""
+    components, trainable = trained.learner.components, trained.learner.trainable
+    velocity, state = _velocity(family, components), {name: value.clone() for name, value in trainable.state().items()}
+    with trainable.at_strength(0):
+        assert relative_error(_velocity(family, components), trained.base) <= 1e-6
+    with pytest.raises(RuntimeError), trainable.at_strength(0.5):
+        assert not torch.equal(_velocity(family, components), velocity)
+        raise RuntimeError
+    assert torch.equal(_velocity(family, components), velocity)
+    _assert_equal(trainable.state(), state)
+
+
 def test_stopping_and_going_on_changes_nothing(family: FamilyUnderTest, trained: Trained) -> None:
     """Three steps, a checkpoint, and three more in a fresh model give bit for bit what six give."""
     resumed = learner(family, trained.kind)
