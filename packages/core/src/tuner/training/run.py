@@ -29,6 +29,7 @@ from tuner.training.checkpoint import (
     write_checkpoint,
 )
 from tuner.training.data import PreparedData, prepare_data
+from tuner.training.evaluation import LossRounds
 from tuner.training.export import export_result
 from tuner.training.guard import NonFiniteStepError
 from tuner.training.identity import (
@@ -177,6 +178,10 @@ class Run:
     def _pictures(self) -> PictureRounds:
         return PictureRounds(self.session, self.learner, self.data.conditionings)
 
+    @property
+    def _evaluation(self) -> LossRounds:
+        return LossRounds(self.session, self.learner, self.data, self.source)
+
     def train(self) -> TrainResult:
         """Take the steps that are left, and export.
 
@@ -219,6 +224,7 @@ class Run:
             self._rehearsal().run(with_picture=not begins)
         if begins:
             self._pictures.make(0, "base model", self._output_dir / "benchmarks" / "base_model")
+        self._evaluation.begin(resumed=self.first > 0)
         loop = self.loop(self.session.accelerator.backward)
         step = self.first
         for step in loop.run(self.first, self.last):
@@ -257,6 +263,9 @@ class Run:
         if ends or _is_due(step, self._config.checkpoints.checkpoint_step_interval):
             loop.check()
             self._save_checkpoint(step)
+        if not stops and self._evaluation.is_due(step, self.last):
+            loop.guard.check()
+            self._evaluation.make(step)
         interval = self._config.validation.validation_step_interval
         if not stops and (_is_due(step, interval) or (interval and step == self.last)):
             loop.guard.check()
