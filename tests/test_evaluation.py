@@ -285,3 +285,17 @@ def test_pictures_encoded_on_demand_give_the_same_loss(evaluated):
         evaluate.make(1)
         values.append(events[0].metrics)
     assert values[0] == pytest.approx(values[1], rel=1e-5)  # the codec had others in its batch
+
+
+def test_logged_steps_report_the_loss_by_noise_level_since_the_last_one(evaluated):
+    config = evaluated(held_out=[], log_interval=3, max_train_steps=6, eval_steps_interval=None)
+    train(load_config(config))
+    logged = [json.loads(line) for line in Path("output/metrics.jsonl").read_text().splitlines()]
+    run = prepared(config)
+    for row, steps in zip(logged, [(0,), (1, 2), (3, 4, 5)], strict=True):
+        sigmas = torch.cat([batch.sigma for step in steps for batch in run.source.step(step)]).tolist()
+        bins = {name.removeprefix("loss_by_sigma/") for name in row if name.startswith("loss_by_sigma/")}
+        assert bins == {f"{int(sigma * 10) / 10:.1f}-{int(sigma * 10 + 1) / 10:.1f}" for sigma in sigmas}
+    counts = np.bincount([int(sigma * 10) for sigma in run.source.step(0)[0].sigma.tolist()], minlength=10)
+    first = [logged[0].get(f"loss_by_sigma/{n / 10:.1f}-{(n + 1) / 10:.1f}", 0.0) for n in range(10)]
+    assert np.dot(counts, first) / counts.sum() == pytest.approx(logged[0]["loss"], rel=1e-6)

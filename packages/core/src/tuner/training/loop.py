@@ -23,6 +23,7 @@ from tuner.optim.schedules import Schedule
 from tuner.randomness import seeded_torch
 from tuner.training.batches import BatchSource, DrawnBatch
 from tuner.training.guard import FiniteGuard, TakenStep
+from tuner.training.sigma_bins import SigmaBins
 from tuner.training.step import Learning, backward_step
 from tuner.types import Components
 
@@ -84,6 +85,7 @@ class Loop:
         self._backward = backward
         self._draws = draws
         self._parameters = [parameter for _, parameter in learner.trainable.named_parameters()]
+        self._bins = SigmaBins()
         self.guard = FiniteGuard(source.seed)
 
     def run(self, first: int, last: int) -> Iterator[int]:
@@ -99,14 +101,14 @@ class Loop:
             self._report(taken, metrics)
             yield step + 1
 
-    def take(self, step: int, micro_batches: list[DrawnBatch]) -> tuple[TakenStep, dict[str, Tensor]]:
+    def take(self, step: int, micro_batches: list[DrawnBatch]) -> tuple[TakenStep, dict[str, Tensor | float]]:
         """Take step `step`, counted from 0, and return what it leaves and its metrics. Nobody else is told."""
         optimizer, rate, logged = self._learner.optimizer, self._schedule.at(step), self._is_logged(step + 1)
         set_learning_rate(optimizer, rate)
         if isinstance(optimizer, ReleasedOptimizer):
             optimizer.measure(logged)
         with self._global_draws(step):
-            losses = backward_step(self._learning, micro_batches, self._backward)
+            losses = backward_step(self._learning, micro_batches, self._backward, seen=self._bins.add)
             size = self._clip(logged)
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -121,8 +123,9 @@ class Loop:
             learning_rate=rate,
             gradient=next(iter(size.values()), None),
         )
-        metrics: dict[str, Tensor] = {**losses.parts, **size}
+        metrics: dict[str, Tensor | float] = {**losses.parts, **size}
         if logged:
+            metrics.update(self._bins.take())
             metrics.update(reported(self._config.optimisation.optimizer, optimizer))
         return taken, metrics
 
@@ -152,7 +155,7 @@ class Loop:
     def _is_logged(self, taken: int) -> bool:
         return taken == 1 or taken % self._config.tracking.log_interval == 0
 
-    def _report(self, taken: TakenStep, metrics: dict[str, Tensor]) -> None:
+    def _report(self, taken: TakenStep, metrics: dict[str, Tensor | float]) -> None:
         self.guard.add(taken)
         # Reading a loss on the CPU waits for nothing, so there every step can be judged at once.
         logged = self._is_logged(taken.step)
