@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from tuner.config.settings import NOT_YET, Topic, setting
+from tuner.config.settings import Topic, setting
 
 _LOSS = {"eval_loss_disable": (False,)}
-_NONE = f"{NOT_YET}: pictures are not scored"
 
 
 class EvaluationConfig(Topic):
@@ -37,12 +36,13 @@ class EvaluationConfig(Topic):
     eval_dataset_pooling: bool = setting(
         False, "Also report one loss over the pictures of all evaluation data sets.", needs=_LOSS
     )
-    evaluation_type: Literal["none", "clip"] = setting("none", "Score of validation pictures.", unread=_NONE)
+    evaluation_type: Literal["none", "clip"] = setting(
+        "none", "Score of validation pictures: how well they fit their prompts, as CLIP sees it."
+    )
     pretrained_evaluation_model_name_or_path: str = setting(
         "openai/clip-vit-large-patch14-336",
-        "Model that scores pictures.",
+        "CLIP model that scores pictures: a folder, or a repository of the hub.",
         needs={"evaluation_type": ("clip",)},
-        unread=_NONE,
     )
 
     @property

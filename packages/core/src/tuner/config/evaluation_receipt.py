@@ -38,6 +38,10 @@ def evaluation_unread(config: RunConfig, given: Collection[str]) -> Iterator[tup
         reason = "neither eval_steps_interval nor eval_epoch_interval is given"
         yield "dataset_type eval", f"{reason}: {names} is checked, but not evaluated"
         yield from ((key, reason) for key in asked)
+    validation = config.validation
+    prompts = [validation.validation_prompt, *config.prompts.values()]
+    if evaluation.evaluation_type != "none" and not (validation.validation_step_interval and any(prompts)):
+        yield "evaluation_type", "no validation pictures are made of a prompt"
     for dataset in config.eval_datasets:
         for key in _TRAINED_ONLY:
             default = type(dataset).model_fields[key].get_default()

@@ -10,6 +10,7 @@ from tuner.caching.conditionings import ConditioningCache
 from tuner.events import ImagesValidated
 from tuner.training.loop import Learner
 from tuner.training.memory_errors import memory_explained, picture_remedies
+from tuner.training.scoring import score_pictures
 from tuner.training.session import Session, release_memory
 from tuner.types import Conditioning, Role, Sampler
 from tuner.validation.pictures import largest_size, make_pictures, picture_prompts, try_picture
@@ -84,6 +85,7 @@ class PictureRounds:
         release_memory()
         texts = {prompt.nickname: prompt.prompt for prompt in prompts}
         self.session.hook.images_validated(event=ImagesValidated(step, label, files, texts))
+        score_pictures(self.session, step, label, files, texts)
 
     def _explained(self) -> AbstractContextManager[None]:
         width, height = largest_size(self.session.config, self.session.facts)

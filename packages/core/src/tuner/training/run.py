@@ -49,6 +49,7 @@ from tuner.training.persistence import load_learner, save_learner
 from tuner.training.picture_rounds import PictureRounds
 from tuner.training.rehearsal import SHORTEST, Rehearsal, batch_size_of, largest_bucket
 from tuner.training.replay_record import write_record
+from tuner.training.scoring import check_scoring
 from tuner.training.session import Session, open_session
 
 logger = logging.getLogger(__name__)
@@ -109,6 +110,7 @@ def prepare_run_from(checkpoint: Path | None, loaded: LoadedConfig, stop: StopRe
     state = read_checkpoint(checkpoint) if checkpoint else None
     if checkpoint is None and config.model.model_type == "lora":
         check_initial_adapter(config.adapter, config.lycoris)
+    check_scoring(config)
     session = open_session(loaded)
     check_attention(loaded, session.device)
     check_offload(config, session.device)
