@@ -176,13 +176,15 @@ def test_gc_in_vain(filled, capsys):
 
 def test_what_is_evaluated_with_is_needed_too(project, photographs, filled, capsys):
     """Its latents and captions are not the run's; nothing that evaluation caches may be freed."""
-    config = project(cache_dir="cache")
+    config = project(cache_dir="cache", eval_steps_interval=2, num_eval_images=5)
     entries = json.loads(Path("multidatabackend.json").read_text())
     entries.append({**entries[0], "id": "held-out", "dataset_type": "eval", "resolution": 128})
     Path("multidatabackend.json").write_text(json.dumps(entries))
     row = stat(str(config), capsys)["latents"]
     assert row["holds"] == ["latents of photographs", "latents of held-out"]
-    assert (row["needed"], row["present"], row["unneeded"]["count"]) == (12, 6, 0)
+    assert (row["needed"], row["present"], row["unneeded"]["count"]) == (11, 6, 0)
+    row = stat(str(config), capsys, "--eval_loss_disable", "true")["latents"]
+    assert (row["needed"], row["present"]) == (6, 6)
 
 
 def test_nothing_is_freed_for_pictures_that_were_never_fetched(project, filled, capsys):

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from tuner.events import Evaluated, RunEnded, RunStarted, StepEnded
-from tuner.tracking.journal import Journal
+from tuner.tracking.journal import Journal, read_evaluations, read_losses
 
 
 def rows(path: Path) -> list[dict]:
@@ -20,7 +20,8 @@ def started(folder: Path, first_step: int) -> RunStarted:
 def test_steps_and_evaluations_are_written_and_taken_back_on_resume(tmp_path):
     journal = Journal()
     journal.run_started(started(tmp_path, 0))
-    journal.evaluated(Evaluated(0, "base model", {"eval_loss": 2.0}, {"eval_loss_by_sigma": ((0.5, 2.0),)}))
+    evaluated = [Evaluated(0, "base model", {"eval_loss": 2.0}, {"eval_loss_by_sigma": ((0.5, 2.0),)})]
+    journal.evaluated(evaluated[0])
     for step in range(1, 5):
         journal.step_ended(
             StepEnded(step, torch.tensor(1.0 / step), 0.1, 1, {"norm": torch.tensor(2.0)}, step % 2 == 0)
@@ -35,9 +36,12 @@ def test_steps_and_evaluations_are_written_and_taken_back_on_resume(tmp_path):
             "label": "base model",
             "metrics": {"eval_loss": 2.0},
             "curves": {"eval_loss_by_sigma": [[0.5, 2.0]]},
+            "basis": "",
         },
-        {"step": 4, "label": "live", "metrics": {"eval_loss": 1.5}, "curves": {}},
+        {"step": 4, "label": "live", "metrics": {"eval_loss": 1.5}, "curves": {}, "basis": ""},
     ]
+    assert read_evaluations(tmp_path)[0] == evaluated[0]
+    assert read_losses(tmp_path) == [(2, 0.5), (4, 0.25)]
 
     resumed = Journal()
     resumed.run_started(started(tmp_path, 3))
@@ -45,3 +49,18 @@ def test_steps_and_evaluations_are_written_and_taken_back_on_resume(tmp_path):
     resumed.run_ended(RunEnded(4, "done", None))
     assert [(row["step"], row["loss"]) for row in rows(tmp_path / "metrics.jsonl")] == [(2, 0.5), (4, 0.5)]
     assert [row["step"] for row in rows(tmp_path / "evaluations.jsonl")] == [0]
+
+
+def test_a_fresh_run_keeps_nothing_of_an_earlier_one(tmp_path):
+    for _ in range(2):
+        journal = Journal()
+        journal.run_started(started(tmp_path, 0))
+        journal.evaluated(Evaluated(0, "base model", {"eval_loss": 2.0}))
+        journal.run_ended(RunEnded(0, "failed", None))
+    assert len(read_evaluations(tmp_path)) == 1
+
+
+def test_a_torn_line_is_passed_over(tmp_path):
+    (tmp_path / "evaluations.jsonl").write_text('{"step": 1, "label": "live", "metrics": {}, "curves": {}}\n{"step": 2')
+    assert read_evaluations(tmp_path) == [Evaluated(1, "live", {})]
+    assert read_losses(tmp_path) == []

@@ -87,12 +87,15 @@ class Evaluated:
         label: Whose weights were evaluated: "base model", "live" or "ema".
         metrics: Values by name, such as `eval_loss/pictures` or `clip_score/mean`.
         curves: Name -> (x, y) points, such as the loss at each noise level.
+        basis: Hash of what the values depend on beside the weights, such as pictures, captions and noise; values of
+            equal basis can be compared.
     """
 
     step: int
     label: str
     metrics: Mapping[str, float]
     curves: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
+    basis: str = ""
 
 
 @dataclass(frozen=True)

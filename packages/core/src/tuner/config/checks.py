@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from tuner.config.adapter import AdapterConfig
 from tuner.config.attention import DIFFUSERS, KERNELS
+from tuner.config.dataset_file import is_folder
+from tuner.config.evaluation import EvaluationConfig
 from tuner.config.flow import FlowConfig
 from tuner.config.keys import Given
 from tuner.config.launch import LaunchConfig, launch_problems
@@ -32,6 +36,7 @@ def conflicts(topics: Mapping[str, Any], given: Mapping[str, Given], family: Fam
         *storage_problems(topics, family),
         *_memory(topics),
         *_launch(topics),
+        *_evaluation(topics),
     ]
     return [
         Problem(problem.message, given[problem.key].origin if problem.key and problem.key in given else "configuration",
@@ -146,6 +151,19 @@ def _launch(topics: Mapping[str, Any]) -> Iterator[Problem]:
     launch: LaunchConfig | None = topics.get("launch")
     if launch:
         yield from launch_problems(launch, topics.get("optimisation"))
+
+
+def _evaluation(topics: Mapping[str, Any]) -> Iterator[Problem]:
+    evaluation: EvaluationConfig | None = topics.get("evaluation")
+    if evaluation is None or evaluation.evaluation_type == "none":
+        return
+    key, named = "pretrained_evaluation_model_name_or_path", evaluation.pretrained_evaluation_model_name_or_path
+    remedy = "give the folder of a CLIP model in transformers' format, or leave it out"
+    if is_folder(named):
+        if not (Path(named).expanduser() / "config.json").is_file():
+            yield Problem(f"{named} holds no config.json, so it is no model", key=key, remedy=remedy)
+    elif not re.fullmatch(r"\w[\w.-]*/[\w.-]+", named):
+        yield Problem(f"{named} is neither a folder nor a repository named owner/name", key=key, remedy=remedy)
 
 
 def _offload(memory: MemoryConfig, model: ModelConfig | None, precision: PrecisionConfig | None) -> Iterator[Problem]:

@@ -12,10 +12,11 @@ from pydantic.fields import FieldInfo
 
 from tuner.config.dataset_file import INHERITED
 from tuner.config.datasets import DatasetConfig
+from tuner.config.evaluation_receipt import evaluation_unread
 from tuner.config.keys import Given, all_settings
 from tuner.config.precision import ENCODER_KEYS
 from tuner.config.run import RunConfig
-from tuner.config.settings import HIDDEN, NOT_YET, field_extra, is_secret, without_secrets
+from tuner.config.settings import HIDDEN, field_extra, is_secret, without_secrets
 from tuner.config.storage import stored_parts
 from tuner.quantisation.schemes import UNQUANTISED
 from tuner.types import FamilyFacts
@@ -87,9 +88,7 @@ def unread_settings(config: RunConfig, given: Mapping[str, Given], facts: Family
     unread.update(_special(config, given, facts))
     for dataset in (*config.datasets, *config.eval_datasets):
         unread.update((f"{dataset.id}: {key}", reason) for key, reason in _unread_of(dataset))
-    if config.eval_datasets:
-        names = ", ".join(dataset.id for dataset in config.eval_datasets)
-        unread["dataset_type eval"] = f"{NOT_YET}: {names} is checked, but nothing is evaluated"
+    unread.update(evaluation_unread(config, given))
     return unread
 
 

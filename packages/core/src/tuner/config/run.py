@@ -67,6 +67,11 @@ class RunConfig(BaseModel):
     prompts: dict[str, str] = {}
     prompt_strengths: dict[str, float] = {}
 
+    @property
+    def evaluates_loss(self) -> bool:
+        """Whether the loss on evaluation data is taken."""
+        return bool(self.eval_datasets and self.evaluation.has_interval and not self.evaluation.eval_loss_disable)
+
     def flat(self) -> dict[str, Any]:
         """Return all settings by their public keys, as JSON values."""
         from tuner.config.topics import TOPICS

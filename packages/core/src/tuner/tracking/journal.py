@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -45,8 +46,7 @@ class Journal:
     @hookimpl
     def evaluated(self, event: Evaluated) -> None:
         """Write a line for an evaluation."""
-        row = {"step": event.step, "label": event.label, "metrics": event.metrics, "curves": event.curves}
-        _append(self._evaluations, row)
+        _append(self._evaluations, asdict(event))
 
     @hookimpl
     def run_ended(self, event: RunEnded) -> None:
@@ -56,9 +56,27 @@ class Journal:
                 file.close()
 
 
+def read_evaluations(folder: Path) -> list[Evaluated]:
+    """Return the evaluations that a run has written into its output folder, in their order."""
+    evaluations = []
+    for row in _rows(folder / EVALUATIONS_FILE):
+        curves = {name: tuple((x, y) for x, y in points) for name, points in row["curves"].items()}
+        evaluations.append(Evaluated(row["step"], row["label"], row["metrics"], curves, row.get("basis", "")))
+    return evaluations
+
+
+def read_losses(folder: Path) -> list[tuple[int, float]]:
+    """Return (step, loss) of the logged steps that a run has written into its output folder, in their order."""
+    return [(row["step"], row["loss"]) for row in _rows(folder / METRICS_FILE)]
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in _lines(path) if _step_of(line) < float("inf")]
+
+
 def _reopened(path: Path, first_step: int) -> TextIO:
-    """Open a file to append to it, without the lines of later steps."""
-    kept = [line for line in _lines(path) if _step_of(line) <= first_step]
+    """Open a file to append to it, without the lines of later steps; a fresh run keeps none."""
+    kept = [line for line in _lines(path) if _step_of(line) <= first_step] if first_step else []
     scratch = path.with_suffix(".jsonl.tmp")
     scratch.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
     scratch.replace(path)

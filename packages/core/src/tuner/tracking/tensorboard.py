@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tuner import hookimpl
 from tuner.config import RunConfig
 from tuner.errors import TunerError
-from tuner.events import ImagesValidated, RunEnded, RunStarted, StepEnded
+from tuner.events import Evaluated, ImagesValidated, RunEnded, RunStarted, StepEnded
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -53,6 +53,14 @@ class TensorBoard:
         self._writer.add_scalar("learning_rate", event.learning_rate, event.step)
         for name, value in event.metrics.items():
             self._writer.add_scalar(name, float(value), event.step)
+
+    @hookimpl
+    def evaluated(self, event: Evaluated) -> None:
+        """Write the values; those of the base model and of the moving average under names of their own."""
+        if self._writer is None:
+            return
+        for name, value in event.metrics.items():
+            self._writer.add_scalar(name if event.label == "live" else f"{name} ({event.label})", value, event.step)
 
     @hookimpl
     def images_validated(self, event: ImagesValidated) -> None:

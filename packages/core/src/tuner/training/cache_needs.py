@@ -22,7 +22,7 @@ from tuner.training.caches import (
     masks_folder,
     text_folder,
 )
-from tuner.training.data import needed_prompts, open_index, plan_data, plan_evaluation, side_limit
+from tuner.training.data import needed_prompts, open_index, plan_data, plan_evaluated, side_limit
 from tuner.training.fetching import pictures_at_hand
 from tuner.training.session import Session
 
@@ -99,9 +99,8 @@ def _plans(session: Session, config: RunConfig, index: FileIndex) -> list[Plan]:
     """Return the plans of what is trained on and of what is evaluated with."""
     longest = side_limit(session.source, session.facts, download=False)
     plans = [plan_data(config, session.facts, session.seed, index, side_limit=longest)]
-    if config.eval_datasets:
-        plans.append(plan_evaluation(config, session.facts, session.seed, index, side_limit=longest))
-    return plans
+    evaluated = plan_evaluated(config, session.facts, session.seed, index, side_limit=longest)
+    return [*plans, evaluated] if evaluated else plans
 
 
 def _samples(plans: Iterable[Plan]) -> Iterable[Sample]:

@@ -32,12 +32,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PreparedData:
-    """A plan whose latents and conditionings are all cached."""
+    """Plans of what is trained on and evaluated with, whose latents and conditionings are all cached."""
 
     plan: Plan
     masks: MaskCache
     latents: LatentSource
     conditionings: ConditioningCache
+    evaluation: Plan | None = None
 
     def in_epoch(self, sample: Sample, epoch: int) -> Sample:
         """Return a sample as it is cropped in an epoch, its latent and its mask at hand."""
@@ -96,9 +97,15 @@ def plan_data(
 
 
 def plan_evaluation(
-    config: RunConfig, facts: FamilyFacts, seed: int, index: FileIndex, *, side_limit: int | None = None
+    config: RunConfig,
+    facts: FamilyFacts,
+    seed: int,
+    index: FileIndex,
+    *,
+    side_limit: int | None = None,
+    excluded: Mapping[str, str] | None = None,
 ) -> Plan:
-    """Plan the data sets that are evaluated with: picture by picture, each bucket however small.
+    """Plan the data sets that are evaluated with: picture by picture, each bucket however small, without masks.
 
     Raises:
         DatasetError: A data set has nothing to evaluate with.
@@ -110,9 +117,42 @@ def plan_evaluation(
             "optimisation": config.optimisation.model_copy(update=one_by_one),
             "data": config.data.model_copy(update={"disable_bucket_pruning": True}),
             "launch": LaunchConfig(),
+            "masks": (),
         }
     )
-    return plan_data(evaluated, facts, seed, index, side_limit=side_limit)
+    return plan_data(evaluated, facts, seed, index, side_limit=side_limit, excluded=excluded)
+
+
+def plan_evaluated(
+    config: RunConfig,
+    facts: FamilyFacts,
+    seed: int,
+    index: FileIndex,
+    *,
+    side_limit: int | None = None,
+    excluded: Mapping[str, str] | None = None,
+) -> Plan | None:
+    """Plan what a run evaluates with: of each data set the first pictures by name, each with its first caption.
+
+    Returns:
+        The plan, or None where the run takes no loss on evaluation data.
+
+    Raises:
+        DatasetError: A data set has nothing to evaluate with.
+    """
+    if not config.evaluates_loss:
+        return None
+    plan = plan_evaluation(config, facts, seed, index, side_limit=side_limit, excluded=excluded)
+    kept: set[str] = set()
+    for dataset in config.eval_datasets:
+        keys = sorted(item.key for bucket in plan.buckets if bucket.dataset == dataset.id for item in bucket.samples)
+        kept.update(keys[: config.evaluation.num_eval_images])
+    buckets = []
+    for bucket in plan.buckets:
+        samples = [replace(item, captions=item.captions[:1]) for item in bucket.samples if item.key in kept]
+        if samples:
+            buckets.append(replace(bucket, samples=tuple(samples), repeats=0))
+    return replace(plan, buckets=tuple(buckets), weights=())
 
 
 def mask_folders(config: RunConfig) -> dict[str, Path]:
@@ -160,19 +200,27 @@ def prepare_data(session: Session, first_step: int = 0) -> PreparedData:
     index = open_index(config)
     longest = side_limit(session.source, facts)
     check_sides(session.loaded, longest)
-    plan = plan_data(config, facts, session.seed, index, side_limit=longest)
     masks = mask_cache(session, index)
-    latents = LatentSource(session, config.datasets, index)
-    latents.use(plan)
-    first = first_step * plan.accumulation
-    unreadable = latents.fill({item.id: epoch_at(plan, session.seed, first, item.id) for item in config.datasets})
-    unreadable |= _fill_masks(config, plan, masks)
-    if unreadable:
-        plan = plan_data(config, facts, session.seed, index, side_limit=longest, excluded=unreadable)
-        latents.use(plan)
+    datasets = (*config.datasets, *config.eval_datasets) if config.evaluates_loss else config.datasets
+    latents = LatentSource(session, datasets, index)
+    excluded: dict[str, str] = {}
+    while True:
+        plan = plan_data(config, facts, session.seed, index, side_limit=longest, excluded=excluded)
+        evaluated = plan_evaluated(config, facts, session.seed, index, side_limit=longest, excluded=excluded)
+        plans = [plan, evaluated] if evaluated else [plan]
+        latents.use(*plans)
+        first = first_step * plan.accumulation
+        unreadable = latents.fill({item.id: epoch_at(plan, session.seed, first, item.id) for item in config.datasets})
+        unreadable |= _fill_masks(config, plan, masks)
+        # Others take the place of pictures to evaluate with that turn out to be damaged, and must be encoded as well.
+        if not unreadable.keys() - excluded.keys():
+            break
+        excluded |= unreadable
     logger.info("%s", format_plan(replace(plan, unused=(*at_hand.unused, *plan.unused))))
-    conditionings = _fill_conditionings(session, plan)
-    return PreparedData(plan, masks, latents, conditionings)
+    if evaluated:
+        logger.info("to evaluate with:\n%s", format_plan(evaluated))
+    conditionings = _fill_conditionings(session, plans)
+    return PreparedData(plan, masks, latents, conditionings, evaluated)
 
 
 def _fill_masks(config: RunConfig, plan: Plan, cache: MaskCache) -> Mapping[str, str]:
@@ -184,7 +232,7 @@ def _fill_masks(config: RunConfig, plan: Plan, cache: MaskCache) -> Mapping[str,
     return report.unreadable
 
 
-def _fill_conditionings(session: Session, plan: Plan) -> ConditioningCache:
+def _fill_conditionings(session: Session, plans: Sequence[Plan]) -> ConditioningCache:
     config = session.config
     entry, cache = config.text_cache, conditioning_cache(session)
 
@@ -194,7 +242,7 @@ def _fill_conditionings(session: Session, plan: Plan) -> ConditioningCache:
 
     with reporting("conditionings", "prompt") as progress:
         report = cache.fill(
-            dict.fromkeys(needed_prompts(config, plan)),
+            dict.fromkeys(prompt for plan in plans for prompt in needed_prompts(config, plan)),
             open_encoder=open_encoder,
             # Alone, no row carries padding that came from the rows encoded beside it.
             batch_size=1 if session.facts.conditioning_padding else 8,

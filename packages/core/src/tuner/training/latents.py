@@ -57,11 +57,16 @@ class LatentSource:
         """Whether a data set is cropped anew in every epoch."""
         return any(map(redraws_crops, self._datasets.values()))
 
-    def use(self, plan: Plan) -> None:
+    def use(self, *plans: Plan) -> None:
         """Say which samples there are."""
         self._samples = {name: [] for name in self._datasets}
-        for bucket in plan.buckets:
-            self._samples[bucket.dataset] += bucket.samples
+        for plan in plans:
+            for bucket in plan.buckets:
+                self._samples[bucket.dataset] += bucket.samples
+
+    def key_of(self, sample: Sample) -> str:
+        """Return the key of a sample's latent, a hash of all that it depends on."""
+        return self._caches[sample.dataset].key_of(sample)
 
     def fill(self, epochs: Mapping[str, int]) -> dict[str, str]:
         """Encode what is missing, but for data sets that are encoded on demand; the codec leaves memory again.
@@ -113,6 +118,12 @@ class LatentSource:
         """Return the samples of a data set as they are cropped in an epoch."""
         return [self._cropped(sample, epoch) for sample in self._samples[dataset]]
 
+    def rest(self) -> None:
+        """Release the codec, unless pictures that are trained on need it."""
+        trained = any(self._datasets[name].dataset_type == "image" for name in self._on_demand)
+        if self._codec is not None and not trained:
+            self._release()
+
     def close(self) -> None:
         """Write what waits to be written, and release the codec."""
         for on_demand in self._on_demand.values():
@@ -122,7 +133,8 @@ class LatentSource:
     def _turn(self, name: str, epoch: int) -> None:
         cache, before = self._caches[name], self._keys(name, self._epochs[name])
         self._epochs[name] = epoch
-        if gone := before - self._keys(name, epoch):
+        evaluated = (other for other, dataset in self._datasets.items() if dataset.dataset_type == "eval")
+        if gone := before.difference(self._keys(name, epoch), *(self._keys(other, 0) for other in evaluated)):
             cache.store.discard(gone)
             cache.store.rewrite(survey(cache.store, cache.store.keys()).partly)
         if name in self._on_demand:

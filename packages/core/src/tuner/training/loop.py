@@ -25,6 +25,7 @@ from tuner.training.batches import BatchSource, DrawnBatch, StepSize
 from tuner.training.guard import FiniteGuard, TakenStep
 from tuner.training.processes import Processes
 from tuner.training.reduction import sum_gradients, sum_parts
+from tuner.training.sigma_bins import SigmaBins
 from tuner.training.step import Learning, backward_step
 from tuner.types import Components
 
@@ -90,6 +91,7 @@ class Loop:
         self._draws = draws
         self._processes = processes
         self._parameters = [parameter for _, parameter in learner.trainable.named_parameters()]
+        self._bins = SigmaBins()
         self.guard = FiniteGuard(source.seed)
 
     def run(self, first: int, last: int) -> Iterator[int]:
@@ -105,7 +107,7 @@ class Loop:
             self._report(taken, metrics)
             yield step + 1
 
-    def take(self, step: int, micro_batches: list[DrawnBatch]) -> tuple[TakenStep, dict[str, Tensor]]:
+    def take(self, step: int, micro_batches: list[DrawnBatch]) -> tuple[TakenStep, dict[str, Tensor | float]]:
         """Take step `step`, counted from 0, and return what it leaves and its metrics. Nobody else is told."""
         optimizer, rate, logged = self._learner.optimizer, self._schedule.at(step), self._is_logged(step + 1)
         set_learning_rate(optimizer, rate)
@@ -118,7 +120,8 @@ class Loop:
             micro_batches,
             self._backward,
             whole,
-            lambda number: self._global_draws("dropout", step, str(positions[number])),
+            seeded=lambda number: self._global_draws("dropout", step, str(positions[number])),
+            seen=self._bins.add,
         )
         sum_gradients(self._parameters, self._processes)
         size = self._clip(logged)
@@ -137,11 +140,12 @@ class Loop:
             learning_rate=rate,
             gradient=next(iter(size.values()), None),
         )
-        metrics: dict[str, Tensor] = dict(size)
+        metrics: dict[str, Tensor | float] = dict(size)
         if logged or self._processes.is_alone:
             # To agree on the names of what they have, processes wait for each other.
             metrics |= sum_parts(losses.parts, self._processes, self._device)
         if logged:
+            metrics.update(self._bins.take(self._processes))
             metrics.update(reported(self._config.optimisation.optimizer, optimizer))
         return taken, metrics
 
@@ -171,7 +175,7 @@ class Loop:
     def _is_logged(self, taken: int) -> bool:
         return taken == 1 or taken % self._config.tracking.log_interval == 0
 
-    def _report(self, taken: TakenStep, metrics: dict[str, Tensor]) -> None:
+    def _report(self, taken: TakenStep, metrics: dict[str, Tensor | float]) -> None:
         self.guard.add(taken)
         # Reading a loss on the CPU waits for nothing, so there every step can be judged at once.
         logged = self._is_logged(taken.step)

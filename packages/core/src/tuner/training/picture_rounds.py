@@ -13,6 +13,7 @@ from tuner.caching.conditionings import ConditioningCache
 from tuner.events import ImagesValidated
 from tuner.training.loop import Learner
 from tuner.training.memory_errors import memory_explained, picture_remedies
+from tuner.training.scoring import score_pictures
 from tuner.training.session import Session, release_memory
 from tuner.types import Conditioning, Role, Sampler
 from tuner.validation.picture_files import comparable, write_side_by_side
@@ -177,6 +178,7 @@ class PictureRounds:
     def _tell(self, step: int, label: str, files: Files, shown: Files) -> None:
         texts = {prompt.nickname: prompt.prompt for prompt in self._prompts}
         self.session.hook.images_validated(event=ImagesValidated(step, label, files, texts, shown))
+        score_pictures(self.session, step, label, files, texts)
 
     def _explained(self) -> AbstractContextManager[None]:
         width, height = largest_size(self.session.config, self.session.facts)

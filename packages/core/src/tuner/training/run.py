@@ -30,6 +30,7 @@ from tuner.training.checkpoint import (
     write_checkpoint,
 )
 from tuner.training.data import PreparedData, prepare_data
+from tuner.training.evaluation import LossRounds
 from tuner.training.export import export_result
 from tuner.training.guard import NonFiniteStepError
 from tuner.training.identity import (
@@ -51,6 +52,7 @@ from tuner.training.processes import Processes, join_processes
 from tuner.training.reduction import whole_step
 from tuner.training.rehearsal import SHORTEST, Rehearsal, batch_size_of, largest_bucket
 from tuner.training.replay_record import write_record
+from tuner.training.scoring import check_scoring
 from tuner.training.session import Session, open_session
 
 logger = logging.getLogger(__name__)
@@ -137,6 +139,7 @@ def prepare_run_from(
     state = read_checkpoint(checkpoint) if checkpoint else None
     if checkpoint is None and config.model.model_type == "lora":
         check_initial_adapter(config.adapter, config.lycoris)
+    check_scoring(config)
     session = open_session(loaded, processes)
     check_attention(loaded, session.device)
     check_offload(config, session.device)
@@ -207,6 +210,10 @@ class Run:
     def _pictures(self) -> PictureRounds:
         return PictureRounds(self.session, self.learner, self.data.conditionings)
 
+    @property
+    def _evaluation(self) -> LossRounds:
+        return LossRounds(self.session, self.learner, self.data, self.source)
+
     def train(self) -> TrainResult:
         """Take the steps that are left, and export.
 
@@ -262,6 +269,7 @@ class Run:
             self._rehearsal().run(with_picture=not begins)
         if begins:
             processes.on_main(self._pictures.make_base)
+        processes.on_main(lambda: self._evaluation.begin(resumed=self.first > 0))
         loop = self.loop(self.session.accelerator.backward)
         step = self.first
         for step in loop.run(self.first, self.last):
@@ -302,6 +310,9 @@ class Run:
         if ends or _is_due(step, self._config.checkpoints.checkpoint_step_interval):
             loop.check()
             processes.on_main(lambda: self._save_checkpoint(step))
+        if not stops and self._evaluation.is_due(step, self.last):
+            loop.guard.check()
+            processes.on_main(lambda: self._evaluation.make(step))
         interval = self._config.validation.validation_step_interval
         if not stops and (_is_due(step, interval) or (interval and step == self.last)):
             loop.guard.check()

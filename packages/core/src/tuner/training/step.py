@@ -81,10 +81,24 @@ def sample_losses(learning: Learning, batch: Batch, mask: Tensor | None = None) 
         mask: Mask of shape (B, 1, H, W) in [0, 1], or None.
     """
     prediction = learning.predict(batch)
-    if mask is not None:
-        frames = [1] * (prediction.velocity.ndim - mask.ndim)
-        mask = mask.view(mask.shape[0], 1, *frames, *mask.shape[-2:])
+    mask = _with_frames(mask, prediction.velocity)
     return velocity_loss(prediction.velocity, batch.target, prediction.weight, mask), prediction
+
+
+@torch.no_grad()
+def unweighted_losses(losses: Tensor, prediction: Prediction, batch: Batch, mask: Tensor | None = None) -> Tensor:
+    """Return what `sample_losses` gives without the family's weight; `losses` is what it gave with it."""
+    if prediction.weight is None:
+        return losses.detach()
+    return velocity_loss(prediction.velocity, batch.target, mask=_with_frames(mask, prediction.velocity))
+
+
+def _with_frames(mask: Tensor | None, velocity: Tensor) -> Tensor | None:
+    """Shape a mask (B, 1, H, W) so that it broadcasts over a velocity, which may have frames."""
+    if mask is None:
+        return None
+    frames = [1] * (velocity.ndim - mask.ndim)
+    return mask.view(mask.shape[0], 1, *frames, *mask.shape[-2:])
 
 
 class StepLosses(NamedTuple):
@@ -106,7 +120,9 @@ def backward_step(
     micro_batches: Sequence[DrawnBatch],
     backward: Callable[[Tensor], None],
     size: StepSize | None = None,
+    *,
     seeded: Callable[[int], AbstractContextManager[None]] = lambda number: nullcontext(),
+    seen: Callable[[Tensor, Tensor], None] | None = None,
 ) -> StepLosses:
     """Accumulate the gradient of the mean loss over all samples of the step.
 
@@ -119,6 +135,7 @@ def backward_step(
         size: What all processes together take; what this one takes if not given. Gradient and losses are then the
             share of this process.
         seeded: Number of a micro-batch among these -> a block in which torch's global generators are seeded for it.
+        seen: Gets sigma and unweighted losses of each micro-batch, but for those of regularisation data.
     """
     samples, regularised = size or StepSize.of(micro_batches)
     total = torch.zeros((), device=learning.device)
@@ -127,7 +144,8 @@ def backward_step(
     for number, drawn in enumerate(micro_batches):
         mask = None if drawn.mask is None else drawn.mask.to(learning.device, non_blocking=True)
         with seeded(number):
-            losses, prediction = sample_losses(learning, prepare_batch(learning, drawn), mask)
+            batch = prepare_batch(learning, drawn)
+            losses, prediction = sample_losses(learning, batch, mask)
             share = len(drawn.keys) / samples
             loss = losses.sum() / samples
             if drawn.regularisation:
@@ -140,6 +158,8 @@ def backward_step(
             backward(loss)
         total += loss.detach()
         all_losses.append(losses.detach())
+        if seen is not None and not drawn.regularisation:
+            seen(drawn.sigma, unweighted_losses(losses, prediction, batch, mask))
     return StepLosses(total, parts, all_losses)
 
 
