@@ -15,6 +15,7 @@ from tuner.config.lycoris import LycorisConfig
 from tuner.config.placeholders import Expansion
 from tuner.config.reader import read_document
 from tuner.config.storage import adapter_problems
+from tuner.config.webhooks import read_webhooks
 from tuner.errors import ConfigError, Problem
 
 
@@ -46,6 +47,10 @@ class Reading:
 
     def find(self, path: Path, given: Given | None, key: str) -> Path | None:
         """Look for a file that a setting names: as it stands, beside the configuration, and in config/."""
+        return self.find_named(path, given.origin if given else "configuration", key)
+
+    def find_named(self, path: Path, origin: str, key: str) -> Path | None:
+        """Look for a file that `key` in `origin` names, in the same places."""
         path = path.expanduser()
         tried = (
             [path]
@@ -56,9 +61,7 @@ class Reading:
             if is_file(candidate):
                 return candidate
         places = ", ".join(dict.fromkeys(str(candidate) for candidate in tried))
-        self.problems.append(
-            Problem(f"no such file; looked for {places}", given.origin if given else "configuration", key)
-        )
+        self.problems.append(Problem(f"no such file; looked for {places}", origin, key))
         return None
 
 
@@ -85,6 +88,9 @@ def read_references(topics: Mapping[str, Any], given: Mapping[str, Given], readi
         parts["lycoris"] = _read_lycoris(topics, given, reading)
     if validation := topics.get("validation"):
         parts["prompts"] = _read_prompts(validation, given, reading)
+    if (publishing := topics.get("publishing")) and publishing.webhook_config is not None:
+        origin = given["webhook_config"].origin
+        parts["webhooks"] = read_webhooks(publishing.webhook_config, origin, reading)
     return parts
 
 

@@ -24,6 +24,7 @@ from tuner.config.publishing import PublishingConfig
 from tuner.config.scheduled_sampling import ScheduledSamplingConfig
 from tuner.config.tracking import TrackingConfig
 from tuner.config.validation import ValidationConfig
+from tuner.config.webhooks import Webhook
 
 
 class RunConfig(BaseModel):
@@ -37,6 +38,7 @@ class RunConfig(BaseModel):
         masks: Entries of the data set file that hold masks.
         text_cache: The default text_embeds entry of the data set file, if it has one.
         prompts: Contents of user_prompt_library.
+        webhooks: Contents of webhook_config.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,6 +66,7 @@ class RunConfig(BaseModel):
     masks: tuple[MaskConfig, ...] = ()
     text_cache: TextCacheConfig | None = None
     prompts: dict[str, str] = {}
+    webhooks: tuple[Webhook, ...] = ()
 
     def flat(self) -> dict[str, Any]:
         """Return all settings by their public keys, as JSON values."""
