@@ -123,19 +123,31 @@ def test_discord_gets_ten_pictures_at_a_time_and_wakes_nobody(server):
 def test_an_error_that_passes_is_tried_again(server):
     server.answers = [(500, {}), (503, {}), (429, {"Retry-After": "2.5"}), (200, {})]
     waits = []
-    delivery = Delivery(raw(server.url), "webhook 1", wait=lambda seconds: bool(waits.append(seconds)))
+    delivery = Delivery(raw(server.url), "webhook 1", wait=lambda seconds, asked: bool(waits.append((seconds, asked))))
     delivery.put(HELLO)
     assert delivery.close() == 0
-    assert waits == [1.0, 4.0, 16.0]
+    assert waits == [(1.0, False), (4.0, False), (16.0, False)]
     assert len(server.requests) == 4
     assert server.bodies[3]["data"] == {"step": 3, "loss": None}
 
 
-@pytest.mark.parametrize(("answer", "expected"), [("7", [7.0]), ("Wed, 21 Oct 2026 07:28:00 GMT", [1.0]), ("900", [])])
+def test_the_end_of_a_run_is_no_time_for_patience(server):
+    server.answers = [(500, {})] * 4
+    delivery = Delivery(raw(server.url), "webhook 1", delays=(3600.0, 3600.0))
+    delivery.put(HELLO)
+    assert server.heard.wait(30)
+    assert delivery.close() == 1
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [("7", [(7.0, True)]), ("Wed, 21 Oct 2026 07:28:00 GMT", [(1.0, False)]), ("900", [])],
+)
 def test_a_server_says_how_long_to_wait(server, answer, expected):
     server.answers = [(429, {"Retry-After": answer})]
     waits = []
-    delivery = Delivery(raw(server.url), "webhook 1", wait=lambda seconds: bool(waits.append(seconds)))
+    delivery = Delivery(raw(server.url), "webhook 1", wait=lambda seconds, asked: bool(waits.append((seconds, asked))))
     delivery.put(HELLO)
     assert delivery.close() == (0 if expected else 1)
     assert waits == expected
@@ -143,7 +155,7 @@ def test_a_server_says_how_long_to_wait(server, answer, expected):
 
 def test_a_refusal_is_final_and_redirects_are_not_followed(server, caplog):
     server.answers = [(404, {}), (302, {"Location": server.url}), (200, {})]
-    delivery = Delivery(raw(server.url, auth_token=SECRET), "webhook 1", wait=lambda seconds: False)
+    delivery = Delivery(raw(server.url, auth_token=SECRET), "webhook 1", wait=lambda *_: False)
     for _ in range(3):
         delivery.put(HELLO)
     assert delivery.close() == 2
@@ -160,11 +172,11 @@ def test_a_server_that_is_not_there_costs_little_and_names_no_address(caplog):
         url = f"http://127.0.0.1:{free.getsockname()[1]}/{SECRET}"
     waits = []
     with caplog.at_level(logging.DEBUG):
-        delivery = Delivery(raw(url), "webhook 1", wait=lambda seconds: bool(waits.append(seconds)))
+        delivery = Delivery(raw(url), "webhook 1", wait=lambda seconds, asked: bool(waits.append((seconds, asked))))
         for _ in range(5):
             delivery.put(HELLO)
         assert delivery.close() == 5
-    assert waits == [1.0, 4.0, 16.0]  # for the first message alone
+    assert waits == [(1.0, False), (4.0, False), (16.0, False)]  # for the first message alone
     ours = [record.getMessage() for record in caplog.records if record.name.startswith("tuner")]
     assert ours[0].startswith("webhook 1 cannot be reached (ConnectionError)")
     assert not any(SECRET in text for text in ours)

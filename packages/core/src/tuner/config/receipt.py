@@ -14,6 +14,7 @@ from tuner.config.dataset_file import INHERITED
 from tuner.config.datasets import DatasetConfig
 from tuner.config.keys import Given, all_settings
 from tuner.config.precision import ENCODER_KEYS
+from tuner.config.previews import preview_obstacle
 from tuner.config.run import RunConfig
 from tuner.config.settings import HIDDEN, NOT_YET, field_extra, is_secret, without_secrets
 from tuner.config.storage import stored_parts
@@ -96,7 +97,10 @@ def _values(config: RunConfig, facts: FamilyFacts) -> dict[str, Any]:
 
 
 def _special(config: RunConfig, given: Mapping[str, Given], facts: FamilyFacts) -> Iterator[tuple[str, str]]:
-    for key in ("validation_num_inference_steps", "validation_resolution", "validation_guidance", "validation_seed"):
+    if config.validation.validation_preview and (obstacle := preview_obstacle(config, facts)):
+        yield "validation_preview", obstacle
+    pictures = ["validation_num_inference_steps", "validation_resolution", "validation_guidance", "validation_seed"]
+    for key in [*pictures, *(["validation_preview"] if config.validation.validation_preview else [])]:
         if key in given and not (config.validation.validation_prompt or config.prompts):
             yield key, "neither validation_prompt nor user_prompt_library is given"
     if config.optimisation.optimizer_spec.bounds_itself:

@@ -26,6 +26,9 @@ PICTURES_IN_MEMORY = 16
 DELAYS = (1.0, 4.0, 16.0)
 """Seconds before each further attempt."""
 
+LAST_DELAY = 0.5
+"""Seconds before each further attempt once the run is over."""
+
 LONGEST_DELAY = 60.0
 """Seconds; a server that asks for more is not waited for."""
 
@@ -62,7 +65,7 @@ class Delivery:
         capacity: Messages that may wait; more are dropped and counted.
         delays: Seconds before each further attempt.
         timeouts: Seconds to connect, and between two bytes.
-        wait: Seconds -> whether waiting was cut short; by default, until the delivery gives up.
+        wait: (seconds, whether the server asks for them) -> whether the delivery has given up by then.
     """
 
     def __init__(
@@ -73,14 +76,15 @@ class Delivery:
         capacity: int = CAPACITY,
         delays: tuple[float, ...] = DELAYS,
         timeouts: tuple[float, float] = TIMEOUTS,
-        wait: Callable[[float], bool] | None = None,
+        wait: Callable[[float, bool], bool] | None = None,
     ) -> None:
         self._webhook = webhook
         self._label = label
         self._delays = delays
         self._timeouts = timeouts
+        self._closing = threading.Event()
         self._given_up = threading.Event()
-        self._wait = wait or self._given_up.wait
+        self._wait = wait or self._pause
         self._queue: queue.Queue[Message | None] = queue.Queue(capacity)
         self._is_down = False
         self._warned = False
@@ -103,6 +107,7 @@ class Delivery:
     def close(self, timeout: float = LAST_WAIT) -> int:
         """Wait for what has not been sent, for `timeout` seconds at most; return how many messages were lost."""
         deadline = time.monotonic() + timeout
+        self._closing.set()
         try:
             self._queue.put(None, timeout=timeout)
         except queue.Full:
@@ -140,7 +145,7 @@ class Delivery:
             reason = failure.reason
             if failure.is_final or delay is None or failure.delay > LONGEST_DELAY:
                 break
-            if self._wait(max(delay, failure.delay)):
+            if self._wait(max(delay, failure.delay), failure.delay > delay):
                 break
         self._is_down = True
         self._warn(reason)
@@ -167,6 +172,13 @@ class Delivery:
             return None
         passing = status in (408, 425, 429) or status >= 500
         return Failure(f"answers {status}", not passing, _seconds(response.headers.get("Retry-After")))
+
+    def _pause(self, seconds: float, asked: bool) -> bool:
+        """Wait. At the end of a run, patience is for servers that ask for it."""
+        if asked or not self._closing.is_set():
+            ended = self._given_up if asked else self._closing
+            ended.wait(seconds)
+        return self._given_up.wait(0 if asked or not self._closing.is_set() else LAST_DELAY)
 
     def _warn(self, reason: str) -> None:
         if not self._warned:

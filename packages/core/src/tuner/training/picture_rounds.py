@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from tuner.caching.conditionings import ConditioningCache
@@ -13,6 +14,7 @@ from tuner.training.memory_errors import memory_explained, picture_remedies
 from tuner.training.session import Session, release_memory
 from tuner.types import Conditioning, Role, Sampler
 from tuner.validation.pictures import largest_size, make_pictures, picture_prompts, try_picture
+from tuner.validation.previews import Previews, open_previews
 from tuner.validation.sampling import evaluating
 
 
@@ -39,6 +41,7 @@ class PictureRounds:
         if picture_prompts(self.session.config):
             self._open()
             release_memory()
+            _ = self._previews  # loaded here, so that what is wrong with it is told before the first step
 
     def rehearse(self) -> None:
         """Sample one picture of the largest size with few steps, and keep nothing of it.
@@ -79,11 +82,18 @@ class PictureRounds:
                 seed=self.session.seed,
                 folder=folder,
                 prefix=f"step_{step}",
+                step=step,
+                previews=self._previews,
             )
         del sampler
         release_memory()
         texts = {prompt.nickname: prompt.prompt for prompt in prompts}
         self.session.hook.images_validated(event=ImagesValidated(step, label, files, texts))
+
+    @cached_property
+    def _previews(self) -> Previews | None:
+        session = self.session
+        return open_previews(session.config, session.facts, session.hook, session.device, session.dtype)
 
     def _explained(self) -> AbstractContextManager[None]:
         width, height = largest_size(self.session.config, self.session.facts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -173,7 +174,7 @@ class Run:
     def _output_dir(self) -> Path:
         return self._config.model.output_dir
 
-    @property
+    @cached_property
     def _pictures(self) -> PictureRounds:
         return PictureRounds(self.session, self.learner, self.data.conditionings)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from tuner.config import RunConfig
 from tuner.config.checks import aligned_size
 from tuner.errors import NonFiniteError
 from tuner.types import Conditioning, FamilyFacts, Role, Sampler
+from tuner.validation.previews import Previews
 from tuner.validation.sampling import sample_picture
 
 logger = logging.getLogger(__name__)
@@ -94,6 +95,8 @@ def make_pictures(
     seed: int,
     folder: Path,
     prefix: str,
+    step: int,
+    previews: Previews | None = None,
 ) -> dict[str, tuple[Path, ...]]:
     """Sample every prompt at every size and write the pictures.
 
@@ -106,6 +109,8 @@ def make_pictures(
         seed: Of the pictures' noise, where the configuration names none of its own.
         folder: Where the pictures go.
         prefix: First part of the file names.
+        step: Optimizer steps taken.
+        previews: Show pictures while they are sampled.
 
     Returns:
         The files written, by nickname. A picture that came out non-finite is reported and left out.
@@ -120,17 +125,19 @@ def make_pictures(
         written: list[Path] = []
         for number, (wanted_width, wanted_height) in enumerate(validation.sizes()):
             width, height = aligned_size(wanted_width, wanted_height, facts)
+            seen = previews.watching(sampler, step, prompt.nickname, prompt.prompt) if previews else nullcontext()
             try:
-                picture = sample_picture(
-                    sampler,
-                    read_conditioning(prompt.prompt, prompt.role),
-                    negative,
-                    width=width,
-                    height=height,
-                    steps=validation.validation_num_inference_steps,
-                    guidance=validation.validation_guidance,
-                    seed=seed if validation.validation_seed is None else validation.validation_seed,
-                )
+                with seen:
+                    picture = sample_picture(
+                        sampler,
+                        read_conditioning(prompt.prompt, prompt.role),
+                        negative,
+                        width=width,
+                        height=height,
+                        steps=validation.validation_num_inference_steps,
+                        guidance=validation.validation_guidance,
+                        seed=seed if validation.validation_seed is None else validation.validation_seed,
+                    )
             except NonFiniteError as error:
                 logger.warning("validation picture %s at %dx%d: %s", prompt.nickname, width, height, error)
                 continue
