@@ -251,7 +251,7 @@ EVERYTHING = [KINDS[0], "training.step", *KINDS[1:]]
 )
 def test_a_run_tells_what_the_level_asks_for(server, write_config, tmp_path, level, expected):
     hook = {"webhook_type": "raw", "callback_url": server.url, "log_level": level}
-    loaded = load_config(write_config(webhook_config=hook, tracker_run_name="cats"))
+    loaded = load_config(write_config(webhook_config=hook))
     manager = create_manager(loaded.family, [create(loaded.config)])
     for name, event in events(loaded.config, tmp_path):
         getattr(manager.hook, name)(event=event)
@@ -264,7 +264,7 @@ def test_a_run_tells_what_the_level_asks_for(server, write_config, tmp_path, lev
         assert told["training.step"]["data"] == {"step": 1, "loss": 0.5, "learning_rate": 1e-3, "norm": 2.0}
     if level != "info":
         return
-    assert told["run.started"]["message"] == "cats: training Toy from step 0 to 4"
+    assert told["run.started"]["message"] == f"{tmp_path.name}: training Toy from step 0 to 4"
     assert told["run.started"]["data"]["base_model"] == "toy"
     preview = told["validation.image"]
     assert {name: preview["data"][name] for name in ("step", "timestep", "resolution", "prompt")} == {

@@ -49,7 +49,7 @@ class Webhooks:
             label = f"webhook {number} ({webhook.webhook_type})"
             self._deliveries.append((webhook, self._deliver(webhook, label)))
         self._last_step = event.last_step
-        name = event.config.tracking.tracker_run_name
+        name = event.output_dir.name
         text = f"{name}: training {event.facts.title} from step {event.first_step} to {event.last_step}"
         data = {"run": name, "first_step": event.first_step, "last_step": event.last_step, **event.origin}
         self._tell("run.started", "info", text, data)

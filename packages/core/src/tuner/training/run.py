@@ -185,8 +185,9 @@ class Run:
             TunerError: A loss is not finite, something cannot be written, or the export does not load.
         """
         hook = self.session.hook
+        origin, settings = self._metadata(self.first), scrubbed_settings(self._config, self.session.loaded.secrets)
         started = RunStarted(
-            self._config, self.first, self.last, self._output_dir, self.session.facts, self._metadata(self.first)
+            self._config, self.first, self.last, self._output_dir, self.session.facts, origin, settings
         )
         hook.run_started(event=started)
         step, exported = self.first, None
