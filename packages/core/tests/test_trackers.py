@@ -43,7 +43,7 @@ def test_nothing_is_asked_for(write_config):
 
 @pytest.mark.parametrize("name", ["comet_ml", "swanlab"])
 def test_a_tracker_that_is_not_installed_is_named_with_the_remedy(write_config, name):
-    with pytest.raises(TunerError, match=f"report_to is {name}, which is not installed\n    -> pip install {name}"):
+    with pytest.raises(TunerError, match=f"report_to is {name}, which is not installed\n    -> pip install '{name}>="):
         trackers.create(config(write_config, report_to=name))
 
 

@@ -84,14 +84,21 @@ def _comet_account() -> bool:
 
 
 def _swanlab_options(run: str, folder: Path) -> dict[str, Any]:
-    return {"experiment_name": run, "logdir": str(folder / "swanlog")}
+    import swanlab
+
+    settings = swanlab.Settings(
+        interactive=False,
+        probe=swanlab.Settings.Probe(runtime=False, requirements=False, git=False, swanlab=False),
+        terminal=swanlab.Settings.Terminal(proxy_type="none"),
+    )
+    return {"name": run, "log_dir": str(folder / "swanlog"), "settings": settings}
 
 
 def _swanlab_account() -> bool:
-    if os.environ.get("SWANLAB_MODE", "cloud") != "cloud" or os.environ.get("SWANLAB_API_KEY"):
-        return True
-    home = os.environ.get("SWANLAB_SAVE_DIR") or Path.home() / ".swanlab"
-    return (Path(home) / ".netrc").is_file()
+    import swanlab
+
+    settings = swanlab.Settings()
+    return settings.mode != "online" or bool(settings.api_key)
 
 
 def _is_off(variable: str) -> bool:
@@ -103,10 +110,10 @@ SERVICES = {
         "wandb", "'tuner-core[wandb]'", _wandb_options, _wandb_account, "`wandb login`, or set WANDB_MODE=offline"
     ),
     "comet_ml": Service(
-        "comet_ml", "comet_ml", _comet_options, _comet_account, "`comet login`, or set COMET_START_ONLINE=0"
+        "comet_ml", "'comet_ml>=3.58'", _comet_options, _comet_account, "`comet login`, or set COMET_START_ONLINE=0"
     ),
     "swanlab": Service(
-        "swanlab", "swanlab", _swanlab_options, _swanlab_account, "`swanlab login`, or set SWANLAB_MODE=offline"
+        "swanlab", "'swanlab>=0.10'", _swanlab_options, _swanlab_account, "`swanlab login`, or set SWANLAB_MODE=offline"
     ),
 }
 """By the value of report_to, which is accelerate's name too."""
