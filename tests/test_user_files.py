@@ -79,7 +79,7 @@ def test_sana_has_no_configuration_file_so_its_settings_come_as_arguments(place,
     ]  # fmt: skip
     done = check("--model_type=lora", *settings)
     assert done.returncode == 0, done.stderr + done.stdout
-    assert "not served yet: there are no previews" in done.stdout + done.stderr
+    assert "no webhook is there to send previews to" in done.stdout + done.stderr
     full = check("--model_type=full", *settings)
     assert full.returncode == 2
     assert "1 problem found" in full.stderr
@@ -97,7 +97,7 @@ def test_the_fragments_of_the_quickstarts_are_understood_in_both_spellings(place
     path.write_text(json.dumps({**values, **{f"--{key}" if dashes else key: value for key, value in fragment.items()}}))
     loaded = load_config(path)
     assert loaded.config.validation.validation_preview is True
-    assert loaded.unread["validation_preview"].startswith("not served yet")
+    assert loaded.unread["validation_preview"].startswith("no webhook is there")
     assert len(loaded.config.prompts) == 3
     assert any("<token>" in line for line in loaded.warnings)
 

@@ -26,11 +26,8 @@ def test_every_setting_has_a_row_with_its_origin(project, write_config):
 
 
 def test_features_to_come_are_accepted_and_reported(write_config):
-    loaded = load_config(
-        write_config(push_to_hub=True, report_to="wandb", dynamo_backend="inductor", push_checkpoints_to_hub=False)
-    )
+    loaded = load_config(write_config(push_to_hub=True, dynamo_backend="inductor", push_checkpoints_to_hub=False))
     assert loaded.unread["push_to_hub"] == "not served yet: nothing is uploaded"
-    assert loaded.unread["report_to"] == "not served yet: only tensorboard is"
     assert loaded.unread["dynamo_backend"] == "not served yet: nothing is compiled"
     # What asks for nothing is no cause for a warning, but the receipt knows.
     assert "push_checkpoints_to_hub" not in loaded.unread

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,6 +27,7 @@ class RunStarted:
         facts: The family's facts.
         origin: What exported files record of their origin, without paths and secrets: base model, seed, data set
             fingerprint and the like.
+        settings: All settings by their public keys, as checkpoints record them: without paths and secrets.
     """
 
     config: RunConfig
@@ -35,6 +36,7 @@ class RunStarted:
     output_dir: Path
     facts: FamilyFacts
     origin: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ def omnigen() -> FamilyFacts:
             "scheduler": ("scheduler",),
         },
         licence="mit",
+        tiny_autoencoder="madebyollin/taesdxl",
         class_aliases={"Attention": ("Attention",), "FeedForward": ("OmniGenFeedForward",)},
         # The table of positions has this many tokens along each side, of 2 latent cells or 16 pixels each.
         side_limit=lambda config: 16 * int(config["pos_embed_max_size"]),

@@ -18,5 +18,5 @@ class PublishingConfig(Topic):
         None, "Repository that is uploaded to.", needs={"push_to_hub": (True,)}, unread=_NO_UPLOAD
     )
     webhook_config: str | dict[str, Any] | list[dict[str, Any]] | None = setting(
-        None, "Webhook, list of webhooks, or a file that holds them.", unread=f"{NOT_YET}: nothing is sent"
+        None, "Webhook, list of webhooks, or a file that holds them."
     )

@@ -15,6 +15,7 @@ from tuner.config.datasets import DatasetConfig
 from tuner.config.evaluation_receipt import evaluation_unread
 from tuner.config.keys import Given, all_settings
 from tuner.config.precision import ENCODER_KEYS
+from tuner.config.previews import preview_obstacle
 from tuner.config.run import RunConfig
 from tuner.config.settings import HIDDEN, field_extra, is_secret, without_secrets
 from tuner.config.storage import stored_parts
@@ -97,6 +98,8 @@ def _values(config: RunConfig, facts: FamilyFacts) -> dict[str, Any]:
 
 
 def _special(config: RunConfig, given: Mapping[str, Given], facts: FamilyFacts) -> Iterator[tuple[str, str]]:
+    if config.validation.validation_preview and (obstacle := preview_obstacle(config, facts)):
+        yield "validation_preview", obstacle
     yield from _of_pictures(config, given)
     if config.optimisation.optimizer_spec.bounds_itself:
         for key in {"max_grad_norm", "grad_clip_method"} & given.keys():

@@ -16,6 +16,7 @@ from tuner.config.placeholders import Expansion
 from tuner.config.prompts import LibraryPrompt, builtin_prompts, merge_libraries, parse_library
 from tuner.config.reader import read_document
 from tuner.config.storage import adapter_problems
+from tuner.config.webhooks import read_webhooks
 from tuner.errors import ConfigError, Problem
 
 
@@ -47,6 +48,10 @@ class Reading:
 
     def find(self, path: Path, given: Given | None, key: str) -> Path | None:
         """Look for a file that a setting names: as it stands, beside the configuration, and in config/."""
+        return self.find_named(path, given.origin if given else "configuration", key)
+
+    def find_named(self, path: Path, origin: str, key: str) -> Path | None:
+        """Look for a file that `key` in `origin` names, in the same places."""
         path = path.expanduser()
         tried = (
             [path]
@@ -57,9 +62,7 @@ class Reading:
             if is_file(candidate):
                 return candidate
         places = ", ".join(dict.fromkeys(str(candidate) for candidate in tried))
-        self.problems.append(
-            Problem(f"no such file; looked for {places}", given.origin if given else "configuration", key)
-        )
+        self.problems.append(Problem(f"no such file; looked for {places}", origin, key))
         return None
 
 
@@ -87,6 +90,9 @@ def read_references(topics: Mapping[str, Any], given: Mapping[str, Given], readi
         parts["lycoris"] = _read_lycoris(topics, given, reading)
     if topics.get("validation"):
         parts |= _read_prompts(topics, given, reading)
+    if (publishing := topics.get("publishing")) and publishing.webhook_config is not None:
+        origin = given["webhook_config"].origin
+        parts["webhooks"] = read_webhooks(publishing.webhook_config, origin, reading)
     return parts
 
 

@@ -24,6 +24,7 @@ from tuner.config.publishing import PublishingConfig
 from tuner.config.scheduled_sampling import ScheduledSamplingConfig
 from tuner.config.tracking import TrackingConfig
 from tuner.config.validation import ValidationConfig
+from tuner.config.webhooks import Webhook
 
 
 class RunConfig(BaseModel):
@@ -38,6 +39,7 @@ class RunConfig(BaseModel):
         text_cache: The default text_embeds entry of the data set file, if it has one.
         prompts: Nickname -> prompt of the libraries that pictures are made of.
         prompt_strengths: Nickname -> strength of the adapter, for prompts that have one of their own.
+        webhooks: Contents of webhook_config.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,6 +68,7 @@ class RunConfig(BaseModel):
     text_cache: TextCacheConfig | None = None
     prompts: dict[str, str] = {}
     prompt_strengths: dict[str, float] = {}
+    webhooks: tuple[Webhook, ...] = ()
 
     @property
     def evaluates_loss(self) -> bool:

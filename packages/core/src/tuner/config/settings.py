@@ -16,7 +16,7 @@ NOT_YET = "not served yet"
 HIDDEN = "(hidden)"
 """Stands for a value that must not be shown."""
 
-_SECRET_KEY = re.compile(r"token$|secret|password|access_key|api_key|webhook", re.IGNORECASE)
+_SECRET_KEY = re.compile(r"token$|secret|password|access_key|api_key|webhook|callback_url", re.IGNORECASE)
 
 
 def is_secret(key: str) -> bool:

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 from typing import Literal
 
-from tuner.config.settings import NOT_YET, Topic, setting
+from tuner.config.settings import Topic, setting
 
 
 class TrackingConfig(Topic):
     """Where the run's numbers go besides the screen and its own files."""
 
     report_to: Literal["none", "tensorboard", "wandb", "comet_ml", "swanlab", "all"] = setting(
-        "none",
-        "Tracker of losses and pictures.",
-        unread={
-            **dict.fromkeys(("wandb", "comet_ml", "swanlab"), f"{NOT_YET}: only tensorboard is"),
-            "all": f"{NOT_YET} but for tensorboard",
-        },
+        "none", "Tracker of losses, pictures and evaluations; all that are installed."
     )
     tracker_project_name: str = setting(
         "simpletuner",
-        "Project of the run in the tracker.",
-        needs={"report_to": (True,)},
-        unread="TensorBoard knows runs, but no projects",
+        "Project of the run in the tracker; TensorBoard knows runs, but no projects.",
+        needs={"report_to": ("wandb", "comet_ml", "swanlab", "all")},
     )
     tracker_run_name: str = setting(
-        "simpletuner-testing", "Name of the run in the tracker.", needs={"report_to": ("tensorboard", "all")}
+        "simpletuner-testing", "Name of the run in the tracker.", needs={"report_to": (True,)}
     )
     log_interval: int = setting(
         10, "Steps between reports of the loss; reading it makes an accelerator wait.", unit="steps", ge=1

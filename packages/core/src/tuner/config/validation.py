@@ -57,15 +57,15 @@ class ValidationConfig(Topic):
         False, "Compile the pipeline.", needs=_PICTURES, unread=f"{NOT_YET}: nothing is compiled"
     )
     validation_preview: bool = setting(
-        False, "Send pictures while they are sampled.", needs=_PICTURES, unread=f"{NOT_YET}: there are no previews"
+        False, "Send pictures while they are sampled.", needs={**_PICTURES, "webhook_config": (True,)}
     )
     validation_preview_steps: int = setting(
-        1,
-        "Sampling steps between previews.",
-        unit="steps",
-        ge=1,
+        1, "Sampling steps between previews.", unit="steps", ge=1, needs={"validation_preview": (True,)}
+    )
+    validation_preview_autoencoder: str | None = setting(
+        None,
+        "Tiny autoencoder that decodes previews, a folder or a repository of the hub; the family's if not given.",
         needs={"validation_preview": (True,)},
-        unread=f"{NOT_YET}: there are no previews",
     )
     disable_benchmark: bool = setting(False, "Leave out the base model's pictures before step 1.", needs=_PICTURES)
 

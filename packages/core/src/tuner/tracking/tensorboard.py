@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +11,8 @@ from tuner import hookimpl
 from tuner.config import RunConfig
 from tuner.errors import TunerError
 from tuner.events import Evaluated, ImagesValidated, RunEnded, RunStarted, StepEnded
+from tuner.tracking.forgiving import Forgiving
+from tuner.tracking.labels import labelled
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -20,51 +24,67 @@ def create(config: RunConfig) -> TensorBoard | None:
     Raises:
         TunerError: TensorBoard is asked for and not installed.
     """
-    if config.tracking.report_to not in ("tensorboard", "all"):
+    asked = config.tracking.report_to
+    if asked not in ("tensorboard", "all"):
         return None
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
+    if not is_installed():
+        if asked == "all":
+            return None
         raise TunerError(
             "report_to is tensorboard, which is not installed\n    -> pip install 'tuner-core[tensorboard]'"
-        ) from error
+        )
+    from torch.utils.tensorboard import SummaryWriter
+
     return TensorBoard(SummaryWriter, config.model.output_dir / "logs" / Path(config.tracking.tracker_run_name).name)
 
 
+def is_installed() -> bool:
+    """Whether TensorBoard is there."""
+    return importlib.util.find_spec("tensorboard") is not None
+
+
 class TensorBoard:
-    """Writes event files below the output folder."""
+    """Writes event files below the output folder. Where that fails, it warns and leaves it at that."""
 
     def __init__(self, writer_class: type[SummaryWriter], folder: Path) -> None:
         self._writer_class = writer_class
         self._folder = folder
         self._writer: SummaryWriter | None = None
+        self._attempt = Forgiving("TensorBoard")
 
     @hookimpl
     def run_started(self, event: RunStarted) -> None:
         """Open the writer; steps that a resumed run takes again replace the earlier ones."""
-        self._writer = self._writer_class(str(self._folder), purge_step=event.first_step + 1)
+        self._attempt(lambda: self._open(event.first_step))
+
+    def _open(self, first_step: int) -> None:
+        self._writer = self._writer_class(str(self._folder), purge_step=first_step + 1)
 
     @hookimpl
     def step_ended(self, event: StepEnded) -> None:
         """Write the scalars of a logged step."""
-        if self._writer is None or not event.logged:
+        if not event.logged:
             return
-        self._writer.add_scalar("train_loss", event.loss.item(), event.step)
-        self._writer.add_scalar("learning_rate", event.learning_rate, event.step)
-        for name, value in event.metrics.items():
-            self._writer.add_scalar(name, float(value), event.step)
+        values = {"train_loss": event.loss.item(), "learning_rate": event.learning_rate, **event.metrics}
+        self._attempt(lambda: self._add({name: float(value) for name, value in values.items()}, event.step))
 
     @hookimpl
     def evaluated(self, event: Evaluated) -> None:
-        """Write the values; those of the base model and of the moving average under names of their own."""
-        if self._writer is None:
-            return
-        for name, value in event.metrics.items():
-            self._writer.add_scalar(name if event.label == "live" else f"{name} ({event.label})", value, event.step)
+        """Write the values."""
+        values = {labelled(name, event.label): value for name, value in event.metrics.items()}
+        self._attempt(lambda: self._add(values, event.step))
+
+    def _add(self, values: Mapping[str, float], step: int) -> None:
+        if self._writer is not None:
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
 
     @hookimpl
     def images_validated(self, event: ImagesValidated) -> None:
         """Write the pictures."""
+        self._attempt(lambda: self._add_pictures(event))
+
+    def _add_pictures(self, event: ImagesValidated) -> None:
         if self._writer is None:
             return
         import numpy as np
@@ -80,4 +100,4 @@ class TensorBoard:
     def run_ended(self, event: RunEnded) -> None:
         """Close the writer."""
         if self._writer is not None:
-            self._writer.close()
+            self._attempt(self._writer.close)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from torch import nn
@@ -18,6 +19,7 @@ from tuner.training.session import Session, release_memory
 from tuner.types import Conditioning, Role, Sampler
 from tuner.validation.picture_files import comparable, write_side_by_side
 from tuner.validation.pictures import PicturePrompt, largest_size, make_pictures, picture_prompts, try_picture
+from tuner.validation.previews import Previews, open_previews
 from tuner.validation.rescaling import rescaled_guidance
 from tuner.validation.sampling import evaluating
 
@@ -51,6 +53,7 @@ class PictureRounds:
         if self._prompts:
             self._open()
             release_memory()
+            _ = self._previews  # loaded here, so that what is wrong with it is told before the first step
 
     def rehearse(self) -> None:
         """Sample one picture of the largest size with few steps, and keep nothing of it.
@@ -130,11 +133,6 @@ class PictureRounds:
             return self.learner.trainable.disabled()
         return nullcontext()
 
-    def _rehearse(self) -> None:
-        config, facts = self.session.config, self.session.facts
-        with self._sampling() as sampler, self._weights(self._labels[-1]):
-            try_picture(sampler, self._prompts[0], self._read, config=config, facts=facts)
-
     def _make_all(self, step: int, folders: Mapping[str, Path]) -> dict[str, Files]:
         """Make the pictures of the weights that each label names, in that label's folder."""
         with self._sampling() as sampler:
@@ -155,6 +153,8 @@ class PictureRounds:
                 folder=folder,
                 prefix=f"step_{step}",
                 at_strength=None if label == BASE else self.learner.trainable.at_strength,
+                step=step,
+                previews=self._previews,
             )
 
     def _compare(self, step: int, made: Mapping[str, Files], folder: Path) -> Files:
@@ -179,6 +179,11 @@ class PictureRounds:
         texts = {prompt.nickname: prompt.prompt for prompt in self._prompts}
         self.session.hook.images_validated(event=ImagesValidated(step, label, files, texts, shown))
         score_pictures(self.session, step, label, files, texts)
+
+    @cached_property
+    def _previews(self) -> Previews | None:
+        session = self.session
+        return open_previews(session.config, session.facts, session.hook, session.device, session.dtype)
 
     def _explained(self) -> AbstractContextManager[None]:
         width, height = largest_size(self.session.config, self.session.facts)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -206,7 +207,7 @@ class Run:
     def _output_dir(self) -> Path:
         return self._config.model.output_dir
 
-    @property
+    @cached_property
     def _pictures(self) -> PictureRounds:
         return PictureRounds(self.session, self.learner, self.data.conditionings)
 
@@ -221,8 +222,9 @@ class Run:
             TunerError: A loss is not finite, something cannot be written, or the export does not load.
         """
         hook, processes = self.session.hook, self.session.processes
+        origin, settings = self._metadata(self.first), scrubbed_settings(self._config, self.session.loaded.secrets)
         started = RunStarted(
-            self._config, self.first, self.last, self._output_dir, self.session.facts, self._metadata(self.first)
+            self._config, self.first, self.last, self._output_dir, self.session.facts, origin, settings
         )
         if processes.is_main:
             hook.run_started(event=started)

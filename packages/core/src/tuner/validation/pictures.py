@@ -18,6 +18,7 @@ from tuner.config.validation import ValidationConfig
 from tuner.errors import ConfigError, NonFiniteError, Problem
 from tuner.types import Conditioning, FamilyFacts, Role, Sampler
 from tuner.validation.picture_files import write_picture
+from tuner.validation.previews import Previews
 from tuner.validation.sampling import sample_picture
 
 logger = logging.getLogger(__name__)
@@ -137,6 +138,8 @@ def make_pictures(
     folder: Path,
     prefix: str,
     at_strength: Callable[[float], AbstractContextManager[None]] | None = None,
+    step: int,
+    previews: Previews | None = None,
 ) -> dict[str, tuple[Path, ...]]:
     """Sample every prompt at every size and write the pictures.
 
@@ -150,6 +153,8 @@ def make_pictures(
         folder: Where the pictures go.
         prefix: First part of the file names.
         at_strength: Gives the adapter a prompt's strength inside a block; None where strengths do not matter.
+        step: Optimizer steps taken.
+        previews: Show pictures while they are sampled.
 
     Returns:
         The files written, by nickname. A picture that came out non-finite is reported and left out.
@@ -164,8 +169,9 @@ def make_pictures(
         written: list[Path] = []
         for number, (wanted_width, wanted_height) in enumerate(validation.sizes()):
             width, height = aligned_size(wanted_width, wanted_height, facts)
+            seen = previews.watching(sampler, step, prompt.nickname, prompt.prompt) if previews else nullcontext()
             try:
-                with at_strength(prompt.strength) if at_strength else nullcontext():
+                with at_strength(prompt.strength) if at_strength else nullcontext(), seen:
                     picture = sample_picture(
                         sampler,
                         read_conditioning(prompt.prompt, prompt.role),
