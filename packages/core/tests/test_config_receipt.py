@@ -27,14 +27,14 @@ def test_every_setting_has_a_row_with_its_origin(project, write_config):
 
 def test_features_to_come_are_accepted_and_reported(write_config):
     loaded = load_config(
-        write_config(push_to_hub=True, report_to="wandb", num_processes=2, push_checkpoints_to_hub=False)
+        write_config(accelerate_visible_devices="0", report_to="wandb", num_processes=2, num_machines=1)
     )
-    assert loaded.unread["push_to_hub"] == "not served yet: nothing is uploaded"
+    assert loaded.unread["accelerate_visible_devices"] == "not served yet: CUDA_VISIBLE_DEVICES does this"
     assert loaded.unread["report_to"] == "not served yet: only tensorboard is"
     assert loaded.unread["num_processes"] == "not served yet: one process trains on one device"
     # What asks for nothing is no cause for a warning, but the receipt knows.
-    assert "push_checkpoints_to_hub" not in loaded.unread
-    assert receipt(loaded)["push_checkpoints_to_hub"].unread.startswith("not served yet")
+    assert "num_machines" not in loaded.unread
+    assert receipt(loaded)["num_machines"].unread.startswith("not served yet")
 
 
 def test_values_to_come_are_refused_as_such(write_config):
@@ -81,9 +81,9 @@ def test_a_story_lists_every_layer(project, write_config):
 
 
 def test_a_story_says_why_nothing_reads_a_setting(write_config):
-    loaded = load_config(write_config(ema_decay=0.9, push_to_hub="true"))
+    loaded = load_config(write_config(ema_decay=0.9, num_machines=2))
     assert "  read:     no: use_ema is False" in explain(loaded, "ema_decay")
-    assert "  read:     no: not served yet: nothing is uploaded" in explain(loaded, "push_to_hub")
+    assert "  read:     no: not served yet: one process trains on one device" in explain(loaded, "num_machines")
     assert "  pictures: 0 (default)" in explain(loaded, "repeats")
     with pytest.raises(ConfigError, match="did you mean learning_rate"):
         explain(loaded, "learning_rat")

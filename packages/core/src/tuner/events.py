@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,6 +27,9 @@ class RunStarted:
         facts: The family's facts.
         origin: What exported files record of their origin, without paths and secrets: base model, seed, data set
             fingerprint and the like.
+        settings: All settings as they are recorded, without paths and secrets.
+        samples: Data set -> pictures that are trained on.
+        hide: Text -> the same without what must not be shown, such as values from the environment.
     """
 
     config: RunConfig
@@ -35,6 +38,9 @@ class RunStarted:
     output_dir: Path
     facts: FamilyFacts
     origin: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    samples: Mapping[str, int] = field(default_factory=dict)
+    hide: Callable[[str], str] = str
 
 
 @dataclass(frozen=True)

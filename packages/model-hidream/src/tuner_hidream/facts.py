@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from tuner.types import TORCH_ATTENTION, FamilyFacts, FamilyOptions, Flavour
+from tuner.types import TORCH_ATTENTION, FamilyFacts, FamilyOptions, Flavour, Usage
 
 LLAMA_REPO = "terminusresearch/HiDream-I1-Llama-3.1-8B-Instruct"
 """Where Llama and its tokenizer come from: HiDream's own repositories lack them."""
@@ -80,4 +80,7 @@ def hidream() -> FamilyFacts:
             "flavour": "Upstream's claim: full is hard to train but not distilled; avoid dev and fast.",
             "adapter": "Leave FeedForward out of a LyCORIS preset: it adapts every expert, which is less steady.",
         },
+        usage=Usage(
+            "HiDreamImagePipeline", classes={"text_encoder_4": "LlamaForCausalLM", "tokenizer_4": "AutoTokenizer"}
+        ),
     )

@@ -17,7 +17,9 @@ from tuner.config.run import RunConfig
 from tuner.data.order import steps_per_epoch
 from tuner.data.plan import Plan
 from tuner.errors import NonFiniteError
-from tuner.events import CheckpointSaved, RunEnded, RunStarted
+from tuner.events import CheckpointSaved, RunEnded
+from tuner.publishing.access import open_repository
+from tuner.training.announcing import started_event
 from tuner.training.attention import check_attention
 from tuner.training.batches import BatchSource
 from tuner.training.building import build_learner, build_schedule, build_source
@@ -78,6 +80,7 @@ def train(loaded: LoadedConfig) -> TrainResult:
     output_dir.mkdir(parents=True, exist_ok=True)
     with alone_in(output_dir), StopRequest() as stop:
         remove_leftovers(output_dir)
+        open_repository(loaded.config)
         run = prepare_run(loaded, stop)
         write_receipt(loaded, output_dir)
         return run.train()
@@ -184,10 +187,8 @@ class Run:
             TunerError: A loss is not finite, something cannot be written, or the export does not load.
         """
         hook = self.session.hook
-        started = RunStarted(
-            self._config, self.first, self.last, self._output_dir, self.session.facts, self._metadata(self.first)
-        )
-        hook.run_started(event=started)
+        origin = self._metadata(self.first)
+        hook.run_started(event=started_event(self.session, self.data.plan, self.first, self.last, origin))
         step, exported = self.first, None
         outcome: Literal["done", "interrupted", "failed"] = "failed"
         try:
