@@ -86,6 +86,7 @@ class Usage:
     Attributes:
         pipeline: Name of the pipeline's class in diffusers.
         packages: What must be installed besides diffusers and what every card names.
+        setup: (width, height) of pictures in pixels -> lines of Python that prepare `pipeline` for them.
         classes: Sub-folder of `FamilyFacts.borrowed_folders` -> name of the transformers class that loads it.
         call: The family's own settings -> keyword arguments of a call without which pictures differ from those of a
             run's validation. Sizes, steps, guidance and prompts are the core's.
@@ -93,6 +94,7 @@ class Usage:
 
     pipeline: str
     packages: tuple[str, ...] = ()
+    setup: Callable[[int, int], tuple[str, ...]] | None = None
     classes: Mapping[str, str] = field(default_factory=dict)
     call: Callable[[Any], Mapping[str, Any]] | None = None
 

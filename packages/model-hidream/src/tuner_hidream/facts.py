@@ -33,6 +33,14 @@ class HiDreamOptions(FamilyOptions):
     )
 
 
+def exact_size(width: int, height: int) -> tuple[str, ...]:
+    """Return code that makes the pipeline keep to a size instead of scaling it to about a megapixel."""
+    return (
+        "# Else the pipeline scales every size to about a megapixel:",
+        f"pipeline.default_sample_size = ({width} * {height}) ** 0.5 / pipeline.vae_scale_factor * (1 + 1e-9)",
+    )
+
+
 def hidream() -> FamilyFacts:
     """Return the facts of HiDream-I1."""
     return FamilyFacts(
@@ -81,6 +89,8 @@ def hidream() -> FamilyFacts:
             "adapter": "Leave FeedForward out of a LyCORIS preset: it adapts every expert, which is less steady.",
         },
         usage=Usage(
-            "HiDreamImagePipeline", classes={"text_encoder_4": "LlamaForCausalLM", "tokenizer_4": "AutoTokenizer"}
+            "HiDreamImagePipeline",
+            setup=exact_size,
+            classes={"text_encoder_4": "LlamaForCausalLM", "tokenizer_4": "AutoTokenizer"},
         ),
     )

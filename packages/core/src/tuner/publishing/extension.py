@@ -18,6 +18,7 @@ from tuner.config import RunConfig
 from tuner.events import CheckpointSaved, ImagesValidated, RunEnded, RunStarted
 from tuner.publishing.access import describe, opened_repository
 from tuner.publishing.card_file import CARD, write_card
+from tuner.publishing.pictures import last_round
 from tuner.publishing.staging import remove_staged, set_aside
 from tuner.publishing.story import CardPicture, Story
 from tuner.publishing.uploads import Upload, Uploader
@@ -50,6 +51,7 @@ class Publishing:
         """Open the repository."""
         self._started = event
         try:
+            self._pictures = last_round(event.output_dir, self._config, event.first_step)
             remove_staged(event.output_dir)
             repository = opened_repository(self._config)
         except Exception as error:  # the run was let begin, so nothing stops it any more
@@ -59,8 +61,9 @@ class Publishing:
 
     @hookimpl
     def images_validated(self, event: ImagesValidated) -> None:
-        """Keep the newest pictures in mind."""
-        self._pictures = event
+        """Keep the newest pictures in mind, but not those of the base model."""
+        if event.step > 0:
+            self._pictures = event
 
     @hookimpl
     def checkpoint_saved(self, event: CheckpointSaved) -> None:

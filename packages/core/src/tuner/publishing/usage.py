@@ -65,6 +65,8 @@ def _base(story: Story) -> Iterator[str]:
     yield f"pipeline = {_pipeline_name(story)}.from_pretrained({source}, {', '.join(keywords)})"
     if story.facts.codec_dtype:
         yield f"pipeline.vae.to(torch.{story.facts.codec_dtype})"
+    if usage and usage.setup:
+        yield from usage.setup(*_size(story))
     yield "pipeline.to(device)"
 
 
@@ -105,7 +107,7 @@ def _by_peft(story: Story, denoiser: str) -> Iterator[str]:
 
 def _call(story: Story) -> Iterator[str]:
     validation, usage = story.config.validation, story.facts.usage
-    width, height = aligned_size(*validation.sizes()[0], story.facts)
+    width, height = _size(story)
     yield "picture = pipeline("
     yield f"    prompt={_literal(story.prompt)},"
     if validation.validation_guidance > 1 and _takes(story, "negative_prompt"):
@@ -121,6 +123,10 @@ def _call(story: Story) -> Iterator[str]:
     yield f'    generator=torch.Generator("cpu").manual_seed({seed}),'
     yield ").images[0]"
     yield 'picture.save("picture.png")'
+
+
+def _size(story: Story) -> tuple[int, int]:
+    return aligned_size(*story.config.validation.sizes()[0], story.facts)
 
 
 def _pipeline_name(story: Story) -> str:

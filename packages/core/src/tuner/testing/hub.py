@@ -206,7 +206,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _validate(self, token: str, body: bytes) -> None:
         found = _FRONT_MATTER.match(json.loads(body)["content"])
-        problems = _card_problems(yaml.safe_load(found[1])) if found else ["empty or missing yaml metadata"]
+        problems = card_problems(yaml.safe_load(found[1])) if found else ["empty or missing yaml metadata"]
         answer = {"errors": [{"message": problem} for problem in problems], "warnings": []}
         self._answer(400 if problems else 200, answer)
 
@@ -302,7 +302,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(200, data, {"ETag": f'"{etag}"', "X-Repo-Commit": repository.head})
 
 
-def _card_problems(data: Any) -> list[str]:
+def card_problems(data: Any) -> list[str]:
     """Return what the hub would refuse in a model card's front matter."""
     if not isinstance(data, dict):
         return ["the metadata is no object"]
