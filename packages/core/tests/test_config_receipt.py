@@ -26,12 +26,8 @@ def test_every_setting_has_a_row_with_its_origin(project, write_config):
 
 
 def test_features_to_come_are_accepted_and_reported(write_config):
-    loaded = load_config(write_config(push_to_hub=True, dynamo_backend="inductor", push_checkpoints_to_hub=False))
-    assert loaded.unread["push_to_hub"] == "not served yet: nothing is uploaded"
+    loaded = load_config(write_config(dynamo_backend="inductor"))
     assert loaded.unread["dynamo_backend"] == "not served yet: nothing is compiled"
-    # What asks for nothing is no cause for a warning, but the receipt knows.
-    assert "push_checkpoints_to_hub" not in loaded.unread
-    assert receipt(loaded)["push_checkpoints_to_hub"].unread.startswith("not served yet")
 
 
 def test_values_to_come_are_refused_as_such(write_config):
@@ -78,9 +74,9 @@ def test_a_story_lists_every_layer(project, write_config):
 
 
 def test_a_story_says_why_nothing_reads_a_setting(write_config):
-    loaded = load_config(write_config(ema_decay=0.9, push_to_hub="true"))
+    loaded = load_config(write_config(ema_decay=0.9, num_machines=2))
     assert "  read:     no: use_ema is False" in explain(loaded, "ema_decay")
-    assert "  read:     no: not served yet: nothing is uploaded" in explain(loaded, "push_to_hub")
+    assert "  read:     no: not served yet: one process trains on one device" in explain(loaded, "num_machines")
     assert "  pictures: 0 (default)" in explain(loaded, "repeats")
     with pytest.raises(ConfigError, match="did you mean learning_rate"):
         explain(loaded, "learning_rat")

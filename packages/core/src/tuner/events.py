@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,6 +28,8 @@ class RunStarted:
         origin: What exported files record of their origin, without paths and secrets: base model, seed, data set
             fingerprint and the like.
         settings: All settings by their public keys, as checkpoints record them: without paths and secrets.
+        samples: Data set -> pictures that are trained on.
+        hide: Text -> the same without what must not be shown, such as values from the environment.
     """
 
     config: RunConfig
@@ -37,6 +39,8 @@ class RunStarted:
     facts: FamilyFacts
     origin: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    samples: Mapping[str, int] = field(default_factory=dict)
+    hide: Callable[[str], str] = str
 
 
 @dataclass(frozen=True)

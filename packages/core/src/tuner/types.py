@@ -36,12 +36,14 @@ class Flavour:
         note: One line for people, such as a size.
         warning: Why these weights are a bad choice for training; shown when they are chosen.
         setting_defaults: Defaults of settings that differ for these weights; they win over the family's.
+        licence: Their licence, written as `FamilyFacts.licence`, where it is another one.
     """
 
     repo: str
     note: str = ""
     warning: str = ""
     setting_defaults: Mapping[str, Any] = field(default_factory=dict)
+    licence: str = ""
 
 
 class FamilyOptions(BaseModel):
@@ -78,6 +80,26 @@ TORCH_ATTENTION = "its layers call torch's own attention and take no other kerne
 
 
 @dataclass(frozen=True)
+class Usage:
+    """How people load and call a family with diffusers alone. Model cards show it as code.
+
+    Attributes:
+        pipeline: Name of the pipeline's class in diffusers.
+        packages: What must be installed besides diffusers and what every card names.
+        setup: (width, height) of pictures in pixels -> lines of Python that prepare `pipeline` for them.
+        classes: Sub-folder of `FamilyFacts.borrowed_folders` -> name of the transformers class that loads it.
+        call: The family's own settings -> keyword arguments of a call without which pictures differ from those of a
+            run's validation. Sizes, steps, guidance and prompts are the core's.
+    """
+
+    pipeline: str
+    packages: tuple[str, ...] = ()
+    setup: Callable[[int, int], tuple[str, ...]] | None = None
+    classes: Mapping[str, str] = field(default_factory=dict)
+    call: Callable[[Any], Mapping[str, Any]] | None = None
+
+
+@dataclass(frozen=True)
 class FamilyFacts:
     """The data sheet of a model family.
 
@@ -93,7 +115,8 @@ class FamilyFacts:
         token_limit: Longest prompt in tokens, special ones included, or None where nothing limits it.
         adapter_targets: Names of the linear layers that a standard LoRA adapts.
         part_folders: Sub-folders of the diffusers layout that each part is read from.
-        licence: Licence of the default weights, as the hub names it.
+        licence: Licence of the default weights: the hub's name of it and, in brackets, its title where that is
+            "other", or what else counts.
         class_aliases: Class names that people write in LyCORIS presets -> this family's own class names.
         canvas_limit: Largest number of pixels in a picture, or None.
         side_limit: The denoiser's config.json, parsed -> longest side of a picture in pixels.
@@ -112,6 +135,7 @@ class FamilyFacts:
         inert_settings: Core settings that mean nothing in this family -> why; values that people give are
             reported and replaced by the default.
         advice: Topic -> advice for people (learning rates, memory), marked with its source.
+        usage: How people use what was trained, or None.
     """
 
     name: str
@@ -141,6 +165,7 @@ class FamilyFacts:
     setting_defaults: Mapping[str, Any] = field(default_factory=dict)
     inert_settings: Mapping[str, str] = field(default_factory=dict)
     advice: Mapping[str, str] = field(default_factory=dict)
+    usage: Usage | None = None
 
     @property
     def text_encoder_folders(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from tuner.types import TORCH_ATTENTION, FamilyFacts, FamilyOptions, Flavour, PromptLimit
+from tuner.types import TORCH_ATTENTION, FamilyFacts, FamilyOptions, Flavour, PromptLimit, Usage
 
 logger = logging.getLogger("tuner.auraflow")
 
@@ -84,6 +84,7 @@ def auraflow() -> FamilyFacts:
                 "purplesmartai/pony-v7-base",
                 "prompts of up to 768 tokens",
                 setting_defaults={"auraflow_token_limit": PONY_TOKENS},
+                licence="other (Pony License)",
             ),
         },
         default_flavour="v0.3",
@@ -102,7 +103,7 @@ def auraflow() -> FamilyFacts:
             "denoiser": ("transformer",),
             "scheduler": ("scheduler",),
         },
-        licence="apache-2.0 (pony: its own licence)",
+        licence="apache-2.0",
         class_aliases={"Attention": ("Attention",), "FeedForward": ("AuraFlowFeedForward",)},
         side_limit=side_limit,
         prompt_limits=prompt_limits,
@@ -120,4 +121,5 @@ def auraflow() -> FamilyFacts:
             "steps": "Upstream's claim: sampling is slow, training is not; 20 to 30 steps, guidance 2 to 3.5.",
             "prompts": f"Versions 0.1 to 0.3 know prompts of up to {TOKENS} tokens; longer ones are cut.",
         },
+        usage=Usage("AuraFlowPipeline", call=lambda options: {"max_sequence_length": options.tokens}),
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from tuner.types import FamilyFacts, FamilyOptions, Flavour
+from tuner.types import FamilyFacts, FamilyOptions, Flavour, Usage
 
 TEXT_TOKENS = 512
 """Length of every text embedding. The network gets no mask: what lies beyond the prompt is zero."""
@@ -77,4 +77,5 @@ def cosmos2() -> FamilyFacts:
             "schedule": "Upstream's claim: flow_schedule_auto_shift helps with several resolutions.",
             "guardrail": "Validation pictures need the package cosmos_guardrail; training does not.",
         },
+        usage=Usage("Cosmos2TextToImagePipeline", packages=("cosmos_guardrail",)),
     )

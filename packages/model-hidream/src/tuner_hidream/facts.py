@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from tuner.types import TORCH_ATTENTION, FamilyFacts, FamilyOptions, Flavour
+from tuner.types import TORCH_ATTENTION, FamilyFacts, FamilyOptions, Flavour, Usage
 
 LLAMA_REPO = "terminusresearch/HiDream-I1-Llama-3.1-8B-Instruct"
 """Where Llama and its tokenizer come from: HiDream's own repositories lack them."""
@@ -30,6 +30,14 @@ class HiDreamOptions(FamilyOptions):
             "Weight of the load-balancing loss, which is about 1 per mixture while the experts are equally busy. "
             "0.1 to 0.2 is aggressive."
         ),
+    )
+
+
+def exact_size(width: int, height: int) -> tuple[str, ...]:
+    """Return code that makes the pipeline keep to a size instead of scaling it to about a megapixel."""
+    return (
+        "# Else the pipeline scales every size to about a megapixel:",
+        f"pipeline.default_sample_size = ({width} * {height}) ** 0.5 / pipeline.vae_scale_factor * (1 + 1e-9)",
     )
 
 
@@ -80,4 +88,9 @@ def hidream() -> FamilyFacts:
             "flavour": "Upstream's claim: full is hard to train but not distilled; avoid dev and fast.",
             "adapter": "Leave FeedForward out of a LyCORIS preset: it adapts every expert, which is less steady.",
         },
+        usage=Usage(
+            "HiDreamImagePipeline",
+            setup=exact_size,
+            classes={"text_encoder_4": "LlamaForCausalLM", "tokenizer_4": "AutoTokenizer"},
+        ),
     )

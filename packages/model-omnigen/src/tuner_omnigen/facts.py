@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tuner.types import TORCH_ATTENTION, FamilyFacts, FamilyOptions, Flavour, PromptLimit
+from tuner.types import TORCH_ATTENTION, FamilyFacts, FamilyOptions, Flavour, PromptLimit, Usage
 
 PADDING = -1
 """Fills the end of shorter rows of token ids. No token has this number, so no mask is needed beside the ids."""
@@ -60,4 +60,5 @@ def omnigen() -> FamilyFacts:
             "steps": "The pipeline's defaults: 50 sampling steps with a guidance of 2.5.",
             "loss": "Upstream's claim: the loss stays high; judge pictures instead.",
         },
+        usage=Usage("OmniGenPipeline", packages=("torchvision",)),
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from tuner.types import TORCH_ATTENTION, FamilyFacts, FamilyOptions, Flavour, PromptLimit
+from tuner.types import TORCH_ATTENTION, FamilyFacts, FamilyOptions, Flavour, PromptLimit, Usage
 
 TEXT_TOKENS = 300
 """Length of every text embedding."""
@@ -73,6 +73,14 @@ def prompt_limits(options: SanaOptions) -> tuple[PromptLimit, ...]:
     return (PromptLimit("tokenizer", tokens, text=lambda prompt: prefix + prompt.lower().strip(), counts="prompt"),)
 
 
+def call_arguments(options: SanaOptions) -> dict[str, Any]:
+    """Return what the pipeline must be told to make pictures as validation does."""
+    arguments: dict[str, Any] = {"use_resolution_binning": False}
+    if options.sana_complex_human_instruction is not None:
+        arguments["complex_human_instruction"] = list(options.sana_complex_human_instruction) or None
+    return arguments
+
+
 def sana() -> FamilyFacts:
     """Return the facts of Sana 1.0 and 1.5."""
     return FamilyFacts(
@@ -118,4 +126,5 @@ def sana() -> FamilyFacts:
             "prompts": "Upstream's claim: short prompts do poorly, and pictures' flaws are learnt before the subject.",
             "precision": "The weights were first published for fp16; bf16 is the safe choice for training.",
         },
+        usage=Usage("SanaPipeline", call=call_arguments),
     )

@@ -98,7 +98,7 @@ class Processes:
                     "    -> several machines need output_dir, caches and data sets on shared storage, or equal ones"
                 )
 
-    def on_main(self, work: Callable[[], None]) -> None:
+    def on_main(self, work: Callable[[], object]) -> None:
         """Let the main process do something while the others wait.
 
         Raises:

@@ -19,7 +19,9 @@ from tuner.config.run import RunConfig
 from tuner.data.order import steps_per_epoch
 from tuner.data.plan import Plan
 from tuner.errors import NonFiniteError
-from tuner.events import CheckpointSaved, RunEnded, RunStarted
+from tuner.events import CheckpointSaved, RunEnded
+from tuner.publishing.access import open_repository
+from tuner.training.announcing import started_event
 from tuner.training.attention import check_attention
 from tuner.training.batches import BatchSource
 from tuner.training.building import build_learner, build_schedule, build_source
@@ -88,6 +90,7 @@ def train(loaded: LoadedConfig) -> TrainResult:
             loaded.config.launch.num_processes,
         )
     with StopRequest() as stop, _claimed(output_dir, processes):
+        processes.on_main(lambda: open_repository(loaded.config))
         run = prepare_run(loaded, stop, processes)
         processes.on_main(lambda: write_receipt(loaded, output_dir))
         return run.train()
@@ -222,12 +225,9 @@ class Run:
             TunerError: A loss is not finite, something cannot be written, or the export does not load.
         """
         hook, processes = self.session.hook, self.session.processes
-        origin, settings = self._metadata(self.first), scrubbed_settings(self._config, self.session.loaded.secrets)
-        started = RunStarted(
-            self._config, self.first, self.last, self._output_dir, self.session.facts, origin, settings
-        )
         if processes.is_main:
-            hook.run_started(event=started)
+            origin = self._metadata(self.first)
+            hook.run_started(event=started_event(self.session, self.data.plan, self.first, self.last, origin))
         step, exported = self.first, None
         outcome: Literal["done", "interrupted", "failed"] = "failed"
         try:

@@ -1,0 +1,1 @@
+"""Publishing what a run made: the model card, and uploads to the hub."""
