@@ -20,6 +20,9 @@ from tuner.config.storage import stored_parts
 from tuner.quantisation.schemes import UNQUANTISED
 from tuner.types import FamilyFacts
 
+RECEIPT_FILE = "settings_receipt.json"
+"""File of the settings receipt in the output folder."""
+
 
 @dataclass(frozen=True)
 class ReceiptRow:
