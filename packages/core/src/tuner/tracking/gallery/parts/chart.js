@@ -14,8 +14,7 @@ class Chart {
    */
   constructor(title, axes, series, levels = []) {
     Object.assign(this, { title, axes, series, levels, log: false, weight: 0, cursor: null });
-    const ys = [...series.flatMap(({ points }) => points.map(([, y]) => y)), ...levels.map(({ y }) => y)];
-    [this.low, this.high] = extent(ys);
+    const highest = Math.max(extent(series.flatMap(valuesOf))[1], ...levels.map(({ y }) => y));
     this.xs = axes.xs ?? extent(series.flatMap(({ points }) => points.map(([x]) => x)));
     this.longest = series.reduce((one, other) => (other.points.length > one.points.length ? other : one));
     this.plot = element("div", {
@@ -25,8 +24,7 @@ class Chart {
     });
     this.readout = element("div", { class: "readout", "aria-live": "polite" });
     this.scales = ["linear", "log"].map((scale) => element("button", {
-      type: "button", "aria-pressed": String(scale === "linear"), disabled: scale === "log" && this.low <= 0,
-      title: scale === "log" && this.low <= 0 ? "There are values of zero or less" : null,
+      type: "button", "aria-pressed": String(scale === "linear"), disabled: scale === "log" && highest <= 0,
       onclick: () => this.choose(scale),
     }, scale));
     const scales = element("div", { class: "choice", role: "group", "aria-label": `Scale of ${title}` }, ...this.scales);
@@ -58,14 +56,30 @@ class Chart {
     this.draw();
   }
 
+  /** Decides which points are drawn. A logarithmic scale has no place for zero and less. */
+  prepare() {
+    const fits = this.log ? ([, y]) => y > 0 : () => true;
+    for (const each of this.series) {
+      const after = this.axes.smooth && this.weight > 0 && each.points.length > 2;
+      each.smoothed = after ? smoothed(each.points, this.weight) : null;
+      each.line = (each.smoothed ?? each.points).filter(fits);
+      // Behind many lines the raw ones would hide everything.
+      each.raw = after && this.series.length < 3 ? each.points.filter(fits) : [];
+    }
+    this.drawnLevels = this.levels.filter(({ y }) => fits([0, y]));
+    const drawn = this.series.flatMap(({ line, raw }) => [...line, ...raw]);
+    return extent([...drawn.map(([, y]) => y), ...this.drawnLevels.map(({ y }) => y)]);
+  }
+
   /** Sets up the mapping from values to pixels. */
   measure() {
     this.width = Math.max(this.plot.clientWidth, 160);
     const turn = this.log ? Math.log10 : (y) => y;
-    let [low, high] = [turn(this.low), turn(this.high)];
+    const [least, most] = this.prepare();
+    let [low, high] = [turn(least), turn(most)];
     const room = (high - low || Math.abs(high) || 1) * 0.06;
     [low, high] = [low - room, high + room];
-    if (!this.log && this.low >= 0) low = Math.max(low, 0);
+    if (!this.log && least >= 0) low = Math.max(low, 0);
     const [first, last] = this.xs[0] === this.xs[1] ? [this.xs[0] - 1, this.xs[1] + 1] : this.xs;
     const wide = this.width - LEFT - RIGHT, tall = HEIGHT - TOP - BOTTOM;
     this.x = (value) => LEFT + ((value - first) / (last - first)) * wide;
@@ -79,7 +93,7 @@ class Chart {
   draw() {
     this.measure();
     const lines = this.series.flatMap((each) => this.lines(each));
-    const levels = this.levels.map(({ y, color }) => colored(color, shape("line", {
+    const levels = this.drawnLevels.map(({ y, color }) => colored(color, shape("line", {
       class: "level", x1: LEFT, x2: this.width - RIGHT, y1: this.y(y), y2: this.y(y),
     })));
     this.mark = shape("g", { class: "cursor" });
@@ -96,27 +110,22 @@ class Chart {
       shape("text", { class: "tick", x: LEFT - 8, y: this.y(tick) + 4, "text-anchor": "end" }, format(tick)),
     ]);
     const columns = this.xTicks.map((tick) =>
-      shape("text", { class: "tick", x: this.x(tick), y: bottom + 16, "text-anchor": "middle" }, format(tick)));
+      shape("text", { class: "tick", x: this.x(tick), y: bottom + 16, "text-anchor": "middle" }, position(tick)));
     const name = shape("text", { class: "tick", x: this.width - RIGHT, y: HEIGHT - 4, "text-anchor": "end" }, this.axes.x);
     return [...rows, ...columns, name];
   }
 
-  lines(series) {
-    const { points, color, dashed } = series;
+  lines({ line, raw, color, dashed, smoothed: after }) {
     const column = (x) => Math.round(this.x(x));
-    const path = (drawn, kind) => colored(color, shape("path", {
+    const path = (points, kind) => colored(color, shape("path", {
       class: dashed ? `${kind} dashed` : kind,
-      d: thinned(drawn, column).map(([x, y], place) =>
+      d: thinned(points, column).map(([x, y], place) =>
         `${place ? "L" : "M"}${this.x(x).toFixed(1)} ${this.y(y).toFixed(1)}`).join(""),
     }));
-    series.smoothed = this.axes.smooth && this.weight > 0 && points.length > 2 ? smoothed(points, this.weight) : null;
-    if (series.smoothed) {
-      const raw = this.series.length < 3 ? [path(points, "raw")] : [];
-      return [...raw, path(series.smoothed, "line")];
-    }
-    const dots = points.length < MARKED && this.series.length < 7 ? points.map(([x, y]) =>
-      colored(color, shape("circle", { class: "dot", cx: this.x(x), cy: this.y(y), r: 2.5 }))) : [];
-    return [path(points, "line"), ...dots];
+    const marked = !after && line.length < MARKED && this.series.length < 7 ? line : [];
+    const dots = marked.map(([x, y]) =>
+      colored(color, shape("circle", { class: "dot", cx: this.x(x), cy: this.y(y), r: 2.5 })));
+    return [...(raw.length ? [path(raw, "raw")] : []), path(line, "line"), ...dots];
   }
 
   pointAt(clientX) {
@@ -142,16 +151,27 @@ class Chart {
     const rows = this.series.map(({ name, color, points, smoothed: after }) => {
       const near = nearest(points, x), [nearX, y] = points[near];
       const drawn = after ? after[near][1] : y;
-      this.mark.append(colored(color, shape("circle", { class: "dot", cx: this.x(nearX), cy: this.y(drawn), r: 3.5 })));
+      if (!this.log || drawn > 0) {
+        this.mark.append(colored(color, shape("circle", { class: "dot", cx: this.x(nearX), cy: this.y(drawn), r: 3.5 })));
+      }
       const value = after ? `${format(drawn)} (${format(y)})` : format(y);
       return element("li", {}, colored(color, element("span", { class: "mark" })), `${name} `, element("b", {}, value));
     });
     this.mark.prepend(shape("line", { class: "hair", x1: this.x(x), x2: this.x(x), y1: TOP, y2: HEIGHT - BOTTOM }));
-    this.readout.replaceChildren(element("p", {}, `${this.axes.x} ${format(x)}`), element("ul", {}, ...rows));
+    this.readout.replaceChildren(element("p", {}, `${this.axes.x} ${position(x)}`), element("ul", {}, ...rows));
     const left = this.x(x) > this.width / 2;
     this.readout.style.left = left ? "auto" : `${this.x(x) + 10}px`;
     this.readout.style.right = left ? `${this.width - this.x(x) + 10}px` : "auto";
   }
+}
+
+function valuesOf({ points }) {
+  return points.map(([, y]) => y);
+}
+
+/** Returns how a value of x is written: steps are counted, a sigma is measured. */
+function position(x) {
+  return Number.isInteger(x) ? grouped(x) : format(x);
 }
 
 function colored(color, node) {

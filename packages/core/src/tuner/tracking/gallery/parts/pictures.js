@@ -187,7 +187,7 @@ function fillStrip(strip, columns, text, opened) {
     const name = weights(label), when = step ? `step ${grouped(step)}` : "before step 1";
     image.hidden = !picture;
     missing.hidden = Boolean(picture);
-    figure.querySelector("figcaption").replaceChildren(element("b", {}, step ? name : BASE), ` ${when}`);
+    figure.querySelector("figcaption").replaceChildren(element("b", {}, step ? name : BASE), step ? ` ${when}` : "");
     if (!picture) return image.removeAttribute("src");
     const [file, width, height] = picture;
     if (image.getAttribute("src") !== address(file)) {
