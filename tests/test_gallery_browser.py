@@ -130,7 +130,7 @@ def test_sliders_and_keys_change_the_pictures(page, opened):
     ]
     assert [each[:2] for each in shown(driver)] == [(name, 64) for name in three]
     assert [each[2] for each in shown(driver)] == [
-        "base model before step 1",
+        "base model",
         "live step 5\u202f000",
         "EMA step 5\u202f000",
     ]

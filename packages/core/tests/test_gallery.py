@@ -104,6 +104,7 @@ def test_the_page_holds_what_the_run_told(tmp_path):
     run = Run(tmp_path).start(base_model="toy-1b", seed="42")
     run.pictures(0, "base model", {"cat": "a cat"})
     run.evaluate(0, "base model", 2.0)
+    run.gallery.evaluated(Evaluated(0, "base model", {"clip_score/mean": 0.25}))
     run.step(1, 1.5, grad_norm=3.0)
     run.step(2, 9.0, logged=False)
     run.step(3, 1.23456789)
@@ -125,7 +126,7 @@ def test_the_page_holds_what_the_run_told(tmp_path):
         "loss": [1.5, 1.23457], "learning_rate": [0.5, 0.5], "grad_norm": [3.0, None],
     }  # fmt: skip
     assert [(each["step"], each["metrics"]) for each in record["evaluations"]] == [
-        (0, {"eval_loss/a": 2.0}), (3, {"eval_loss/a": 1.0}),
+        (0, {"eval_loss/a": 2.0, "clip_score/mean": 0.25}), (3, {"eval_loss/a": 1.0}),
     ]  # fmt: skip
     assert record["evaluations"][1]["curves"] == {"eval_loss_by_sigma/a": [[0.25, 1.0], [0.75, 0.5]]}
 

@@ -32,7 +32,7 @@ class RunRecord:
         step: Steps known to be taken.
         state: "running", or how the run ended.
         rows: Metrics of the logged steps, in order.
-        evaluations: (step, label) -> evaluation, in order.
+        evaluations: (step, label) -> all that was found of these weights, in order.
         rounds: (step, label) -> pictures, in order.
         settings: The receipt, as `read_settings` returns it.
     """
@@ -70,13 +70,14 @@ class RunRecord:
         self.rows.append(row_of(step, values))
 
     def add_evaluation(self, event: Evaluated) -> None:
-        """Add an evaluation; it replaces an earlier one of the same weights."""
-        curves = {name: [[rounded(x), rounded(y)] for x, y in points] for name, points in event.curves.items()}
-        metrics = {name: rounded(value) for name, value in event.metrics.items()}
+        """Add what an evaluation found; what it found of the same weights before, and does not name, stays."""
         self.step = max(self.step, event.step)
-        self.evaluations[event.step, event.label] = {
-            "step": event.step, "label": event.label, "metrics": metrics, "curves": curves,
-        }  # fmt: skip
+        entry = {"step": event.step, "label": event.label, "metrics": {}, "curves": {}}
+        entry = self.evaluations.setdefault((event.step, event.label), entry)
+        entry["metrics"].update({name: rounded(value) for name, value in event.metrics.items()})
+        entry["curves"].update(
+            {name: [[rounded(x), rounded(y)] for x, y in points] for name, points in event.curves.items()}
+        )
 
     def add_round(self, added: Round) -> None:
         """Add a round of pictures; it replaces an earlier one of the same weights."""

@@ -54,11 +54,7 @@ class Gallery {
     });
     // Before the first step all weights are the base model's.
     const several = found.filter(([label]) => label === BASE || step > 0);
-    const columns = several.length ? several : found.slice(0, 1);
-    // A picture that is wider than the base model's has that in it already.
-    const base = columns.find(([label]) => label === BASE)?.[2];
-    const joined = base && columns.some(([, , picture]) => picture && picture[1] > base[1] && picture[2] >= base[2]);
-    return joined ? columns.filter(([label]) => label !== BASE) : columns;
+    return several.length ? several : found.slice(0, 1);
   }
 
   toggles() {
