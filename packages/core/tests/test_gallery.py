@@ -194,7 +194,8 @@ def test_a_resumed_run_shows_its_earlier_part_without_the_steps_taken_back(tmp_p
     assert [each["step"] for each in record["rounds"]] == [0, 4, 6]
 
     afresh = Run(tmp_path).start()
-    assert record_of(tmp_path)["rounds"] == []
+    record = record_of(tmp_path)
+    assert record["rounds"] == record["evaluations"] == record["metrics"]["steps"] == []
     afresh.end(0)
 
 

@@ -50,18 +50,22 @@ class RunRecord:
 
     @classmethod
     def begin(cls, event: RunStarted) -> RunRecord:
-        """Return the record of a run that starts, with what its earlier parts left; steps taken back are dropped."""
+        """Return the record of a run that starts, with what its earlier parts left; steps taken back are dropped.
+
+        A run from step 0 has no earlier part, whatever lies in its folder.
+        """
         origin = without_paths(dict(event.origin))
         record = cls(event.output_dir, event.facts.title, origin, event.last_step, event.first_step)
+        record.settings = read_settings(event.output_dir)
+        if not event.first_step:
+            return record
         for row in read_rows(event.output_dir / METRICS_FILE, event.first_step):
             record.add_metrics(row["step"], row)
         for row in read_rows(event.output_dir / EVALUATIONS_FILE, event.first_step):
             if {"label", "metrics", "curves"} <= row.keys():
                 record.add_evaluation(Evaluated(row["step"], row["label"], row["metrics"], row["curves"]))
-        # A run from step 0 makes all of its pictures itself.
-        for each in read_rounds(event.output_dir, event.first_step) if event.first_step else []:
+        for each in read_rounds(event.output_dir, event.first_step):
             record.add_round(each)
-        record.settings = read_settings(event.output_dir)
         return record
 
     def add_metrics(self, step: int, values: Mapping[str, Any]) -> None:
@@ -72,8 +76,8 @@ class RunRecord:
     def add_evaluation(self, event: Evaluated) -> None:
         """Add what an evaluation found; what it found of the same weights before, and does not name, stays."""
         self.step = max(self.step, event.step)
-        entry = {"step": event.step, "label": event.label, "metrics": {}, "curves": {}}
-        entry = self.evaluations.setdefault((event.step, event.label), entry)
+        empty: dict[str, Any] = {"step": event.step, "label": event.label, "metrics": {}, "curves": {}}
+        entry = self.evaluations.setdefault((event.step, event.label), empty)
         entry["metrics"].update({name: rounded(value) for name, value in event.metrics.items()})
         entry["curves"].update(
             {name: [[rounded(x), rounded(y)] for x, y in points] for name, points in event.curves.items()}

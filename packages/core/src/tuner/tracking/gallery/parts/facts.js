@@ -27,14 +27,11 @@ function tiles({ step, last, metrics, evaluations, rounds, prompts }) {
     const mean = smoothed(losses, 0.9)[losses.length - 1][1];
     found.push(["Loss", format(mean), `smoothed; ${format(losses[0][1])} at step ${losses[0][0]}`]);
   }
-  const base = evaluations.find(({ label }) => label === BASE);
-  const latest = evaluations.filter(({ label }) => label !== BASE).pop();
-  const names = Object.keys(latest?.metrics ?? {}).filter((name) => name.startsWith("eval_loss"));
-  const name = names.find((each) => each.endsWith("/pooled")) ?? names[0];
-  if (name && latest.metrics[name] !== null) {
-    const start = base?.metrics[name];
-    const change = start ? `${percent(latest.metrics[name] / start - 1)} against the base model` : latest.label;
-    found.push(["Evaluation loss", format(latest.metrics[name]), change]);
+  const evaluated = latestLoss(evaluations);
+  if (evaluated) {
+    const start = evaluations.find(({ label }) => label === BASE)?.metrics[evaluated.name];
+    const change = start ? `${percent(evaluated.value / start - 1)} against the base model` : evaluated.label;
+    found.push(["Evaluation loss", format(evaluated.value), change]);
   }
   const count = Object.keys(prompts).length;
   if (count) {
@@ -42,6 +39,18 @@ function tiles({ step, last, metrics, evaluations, rounds, prompts }) {
     found.push(["Pictures", `${count}`, `${count === 1 ? "prompt" : "prompts"}, at ${times} ${times === 1 ? "step" : "steps"}`]);
   }
   return found;
+}
+
+/** Returns the last evaluation loss of the trained weights, or of their average where that alone is evaluated. */
+function latestLoss(evaluations) {
+  for (const wanted of ["live", "ema"]) {
+    for (const { label, metrics } of [...evaluations].reverse()) {
+      const names = Object.keys(metrics).filter((name) => name.startsWith("eval_loss") && metrics[name] !== null);
+      const name = names.find((each) => each.endsWith("/pooled")) ?? names[0];
+      if (label === wanted && name) return { name, label, value: metrics[name] };
+    }
+  }
+  return null;
 }
 
 function percent(share) {
