@@ -10,7 +10,7 @@ MODEL_PACKAGES := $(addprefix packages/model-,$(FAMILIES))
 THIRD_PARTY := $(wildcard tests/third_party/*)
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo test lint types layers unit across isolated third-party options options-check matrix matrix-check fuzz benchmarks clean
+.PHONY: help install demo test lint types layers unit across browser isolated third-party options options-check matrix matrix-check fuzz benchmarks clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -45,6 +45,9 @@ unit: $(INSTALLED) ## tests of all packages, together
 
 across: $(INSTALLED) ## the tests that need several packages
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS) tests
+
+browser: $(INSTALLED) ## the page that shows a run, in Chromium (not part of `make test`)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m browser tests
 
 isolated: $(INSTALLED) ## each package's tests and the kit, with nothing but its wheel and the core's installed
 	$(BIN)/python scripts/isolated.py --jobs $(JOBS) packages/core $(MODEL_PACKAGES)

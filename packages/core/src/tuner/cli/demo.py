@@ -11,6 +11,7 @@ from tuner.cli.twins import write_twin
 from tuner.config.loading import load_config
 from tuner.errors import TunerError
 from tuner.plugins import Family
+from tuner.tracking.gallery.extension import PAGE
 from tuner.tracking.journal import METRICS_FILE
 
 PHOTOGRAPHS = {
@@ -48,6 +49,7 @@ def run_demo(family: Family, folder: Path) -> int:
     print(f"\nloss: {first:.3f} in the first steps, {last:.3f} in the last ones")
     print(f"adapter:     {result.exported} (re-opened in a fresh model: same output)")
     print(f"pictures:    {folder / 'output' / 'validation_images'} (a twin knows nothing: they show noise)")
+    print(f"the run:     {folder / 'output' / PAGE}, for a browser")
     print(f"checkpoints: {folder / 'output'}/checkpoint-*")
     print("\nNext, with your own pictures: copy the configuration, then")
     print(f"  tuner check {config}      what will be trained on, before anything is computed")

@@ -23,6 +23,8 @@ from tuner.quantisation.schemes import UNQUANTISED
 from tuner.types import FamilyFacts
 
 _WHAT_PICTURES_SHOW = {"validation_prompt", "user_prompt_library", "validation_prompt_library"}
+RECEIPT_FILE = "settings_receipt.json"
+"""File of the settings receipt in the output folder."""
 
 
 @dataclass(frozen=True)

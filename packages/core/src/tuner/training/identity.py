@@ -14,7 +14,7 @@ import tuner
 from tuner.caching.files import write_aside
 from tuner.config.loading import LoadedConfig
 from tuner.config.optimisation import OptimisationConfig
-from tuner.config.receipt import scrubbed, settings_receipt
+from tuner.config.receipt import RECEIPT_FILE, scrubbed, settings_receipt
 from tuner.config.run import RunConfig
 from tuner.config.storage import StoredPart
 from tuner.data.plan import Plan
@@ -23,9 +23,6 @@ from tuner.optim.schedules import Schedule
 from tuner.training.session import Session
 
 logger = logging.getLogger(__name__)
-
-RECEIPT = "settings_receipt.json"
-"""File of the settings receipt in the output folder."""
 
 
 def run_identity(session: Session, plan: Plan, schedule: Schedule) -> dict[str, str]:
@@ -115,4 +112,4 @@ def write_receipt(loaded: LoadedConfig, folder: Path) -> None:
     """Write `settings_receipt.json`: every setting with value and origin, and why some are not read; no secrets."""
     rows = settings_receipt(loaded.config, loaded.given, loaded.family.facts, loaded.unread, loaded.secrets)
     text = json.dumps([asdict(row) for row in rows], indent=2, default=str)
-    write_aside(folder / RECEIPT, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
+    write_aside(folder / RECEIPT_FILE, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
