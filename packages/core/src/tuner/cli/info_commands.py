@@ -1,4 +1,4 @@
-"""Commands that read no configuration to run: families, configure, twin, new-family, demo, schema."""
+"""Commands that read no configuration to run: families, explain, configure, twin, new-family, demo, schema."""
 
 from __future__ import annotations
 
@@ -33,6 +33,14 @@ def families(options: argparse.Namespace) -> int:
             )
     for row in broken:
         print(f"{row['name']}: BROKEN: {row['reason']}", file=sys.stderr)
+    return 0
+
+
+def explain(options: argparse.Namespace) -> int:
+    """Say what weights are and where they come from."""
+    from tuner.cli.explain_command import print_explanation
+
+    print_explanation(Path(options.path), as_json=options.json)
     return 0
 
 

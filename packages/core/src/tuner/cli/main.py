@@ -99,6 +99,7 @@ COMMANDS = {
     "check": "check configuration and data sets, show the bucket plan; computes nothing",
     "cache": "fill the caches and stop; `cache stat`, `cache verify` and `cache gc` look after them",
     "replay": "take a step that gave NaN or infinite values again, and show where they begin",
+    "explain": "say what a file or folder of weights is and where it comes from",
     "configure": "write or edit a configuration, by questions in a terminal (experimental)",
     "families": "list installed model families",
     "twin": "write a family's twin: a tiny random checkpoint of the real architecture",
@@ -115,6 +116,9 @@ def _build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name in CONFIG_COMMANDS:
         commands.add_parser(name, help=COMMANDS[name])
+    explain = commands.add_parser("explain", help=COMMANDS["explain"])
+    explain.add_argument("path", help="an adapter's file, a checkpoint folder, or a folder in diffusers layout")
+    explain.add_argument("--json", action="store_true", help="as JSON")
     configure = commands.add_parser("configure", help=COMMANDS["configure"])
     configure.add_argument("file", nargs="?", help="JSON file, edited in place (default: config/config.json)")
     families = commands.add_parser("families", help=COMMANDS["families"])

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from tuner.caching.fingerprints import weights_fingerprint
+from tuner.caching.fingerprints import hash_fields, weights_fingerprint
 from tuner.config import RunConfig
 from tuner.config.loading import LoadedConfig
 from tuner.config.storage import StoredPart, stored_parts
@@ -22,7 +22,14 @@ from tuner.errors import TunerError
 from tuner.plugins import create_extensions, create_manager
 from tuner.tracking.bars import hide_library_bars
 from tuner.training.codec_memory import spare_codec
-from tuner.training.sources import ModelFolders, ModelSource, fetch_parts, resolve_source
+from tuner.training.sources import (
+    BaseIdentity,
+    ModelFolders,
+    ModelSource,
+    fetch_parts,
+    published_identity,
+    resolve_source,
+)
 from tuner.training.storage import check_devices, store_components
 from tuner.types import ComponentRequest, Components, FamilyFacts, Part
 
@@ -98,6 +105,16 @@ class Session:
         if components.codec is not None:
             spare_codec(components.codec, self.config.memory)
         return components
+
+    @cached_property
+    def base(self) -> BaseIdentity:
+        """Which base model this is, to the byte. The contents of a local folder are read once and remembered."""
+        known = published_identity(fetch_parts(self.source, ["denoiser"], self.facts).root, self.source)
+        if known:
+            return known
+        parts: tuple[Part, ...] = ("denoiser", "codec", "text_encoders")
+        fingerprint = hash_fields(*(fingerprint_of(self, part) for part in parts))
+        return BaseIdentity(Path(self.source.name).resolve().name, fingerprint=fingerprint)
 
     @cached_property
     def stored(self) -> tuple[StoredPart, ...]:
