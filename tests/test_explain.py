@@ -14,8 +14,9 @@ import tuner
 from tuner.cli.main import main
 from tuner.config.loading import load_config
 from tuner.provenance import Provenance, read_header
+from tuner.training.base_model import published_identity
 from tuner.training.run import train
-from tuner.training.sources import ModelSource, published_identity
+from tuner.training.sources import ModelSource
 
 
 def metadata(file: Path) -> dict[str, str]:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from tuner import __version__
+from tuner.cli.generate_command import add_arguments
 from tuner.errors import TunerError
 
 PYTHONS = ((3, 10), (3, 14))
@@ -84,7 +85,13 @@ def _dispatch(arguments: list[str]) -> int:
             return DONE
         command: Callable[[Sequence[str]], int] = getattr(module, name)
         return command(arguments[1:])
-    options = parser.parse_args(arguments)
+    options, rest = parser.parse_known_args(arguments)
+    if options.command == "generate":
+        from tuner.cli.generate_command import generate
+
+        return generate(options, rest)
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if options.command is None:
         parser.print_help()
         return BAD_USAGE
@@ -99,6 +106,7 @@ COMMANDS = {
     "check": "check configuration and data sets, show the bucket plan; computes nothing",
     "cache": "fill the caches and stop; `cache stat`, `cache verify` and `cache gc` look after them",
     "replay": "take a step that gave NaN or infinite values again, and show where they begin",
+    "generate": "make pictures with what was trained: an adapter, a checkpoint or a whole pipeline",
     "explain": "say what a file or folder of weights is and where it comes from",
     "configure": "write or edit a configuration, by questions in a terminal (experimental)",
     "families": "list installed model families",
@@ -116,6 +124,13 @@ def _build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name in CONFIG_COMMANDS:
         commands.add_parser(name, help=COMMANDS[name])
+    generate = commands.add_parser(
+        "generate",
+        help=COMMANDS["generate"],
+        description="Make pictures. What is not given is as in the run that the adapter records. Further arguments "
+        "are settings that the family alone has: --KEY VALUE.",
+    )
+    add_arguments(generate)
     explain = commands.add_parser("explain", help=COMMANDS["explain"])
     explain.add_argument("path", help="an adapter's file, a checkpoint folder, or a folder in diffusers layout")
     explain.add_argument("--json", action="store_true", help="as JSON")

@@ -14,22 +14,15 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from tuner.caching.fingerprints import hash_fields, weights_fingerprint
 from tuner.config import RunConfig
 from tuner.config.loading import LoadedConfig
 from tuner.config.storage import StoredPart, stored_parts
 from tuner.errors import TunerError
 from tuner.plugins import create_extensions, create_manager
 from tuner.tracking.bars import hide_library_bars
+from tuner.training.base_model import BaseIdentity, base_identity, memo_of, part_fingerprint
 from tuner.training.codec_memory import spare_codec
-from tuner.training.sources import (
-    BaseIdentity,
-    ModelFolders,
-    ModelSource,
-    fetch_parts,
-    published_identity,
-    resolve_source,
-)
+from tuner.training.sources import ModelFolders, ModelSource, fetch_parts, resolve_source
 from tuner.training.storage import check_devices, store_components
 from tuner.types import ComponentRequest, Components, FamilyFacts, Part
 
@@ -109,12 +102,7 @@ class Session:
     @cached_property
     def base(self) -> BaseIdentity:
         """Which base model this is, to the byte. The contents of a local folder are read once and remembered."""
-        known = published_identity(fetch_parts(self.source, ["denoiser"], self.facts).root, self.source)
-        if known:
-            return known
-        parts: tuple[Part, ...] = ("denoiser", "codec", "text_encoders")
-        fingerprint = hash_fields(*(fingerprint_of(self, part) for part in parts))
-        return BaseIdentity(Path(self.source.name).resolve().name, fingerprint=fingerprint)
+        return base_identity(self.source, self.facts, memo_of(self.config.caching.cache_dir))
 
     @cached_property
     def stored(self) -> tuple[StoredPart, ...]:
@@ -150,10 +138,7 @@ def fingerprint_of(session: Session, part: Part) -> str:
     Raises:
         TunerError: They are not there, or cannot be read or fetched.
     """
-    folders = fetch_parts(session.source, [part], session.facts)
-    memo = session.config.caching.cache_dir / "fingerprints.json"
-    names = session.facts.part_folders[part]
-    return " ".join(weights_fingerprint(folders.path_of(name), ["."], memo) for name in names)
+    return part_fingerprint(session.source, session.facts, part, memo_of(session.config.caching.cache_dir))
 
 
 def release_memory() -> None:

@@ -61,21 +61,6 @@ def resolve_source(model: ModelConfig, facts: FamilyFacts) -> ModelSource:
 
 
 @dataclass(frozen=True)
-class BaseIdentity:
-    """Which base model weights were trained on.
-
-    Attributes:
-        name: Hub repository, or the name of a local folder without its path.
-        revision: The repository's commit.
-        fingerprint: Hash over the contents of a local folder.
-    """
-
-    name: str
-    revision: str | None = None
-    fingerprint: str | None = None
-
-
-@dataclass(frozen=True)
 class ModelFolders:
     """Local folders of a base model.
 
@@ -109,18 +94,6 @@ def fetch_parts(source: ModelSource, parts: Iterable[Part], facts: FamilyFacts) 
     return ModelFolders(
         root, {folder: _borrow(folder, facts.borrowed_folders[folder], source.download) for folder in missing}
     )
-
-
-def published_identity(root: Path, source: ModelSource) -> BaseIdentity | None:
-    """Return the identity of a model whose folder is a snapshot in the hub's cache, or None.
-
-    Such a folder is `models--OWNER--NAME/snapshots/COMMIT`, also where somebody gives it as a local one.
-    """
-    root = root.resolve()
-    repository = root.parent.parent.name
-    if root.parent.name == "snapshots" and repository.startswith("models--"):
-        return BaseIdentity(repository.removeprefix("models--").replace("--", "/", 1), root.name)
-    return None if source.is_local else BaseIdentity(source.name, source.revision)
 
 
 def denoiser_config(source: ModelSource, facts: FamilyFacts, download: bool = True) -> dict[str, Any] | None:
