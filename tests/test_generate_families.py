@@ -1,7 +1,5 @@
 """Every family samples with saved adapters of both kinds, and merging changes nothing."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -10,71 +8,25 @@ from lycoris.modules.loha import LohaModule
 from PIL import Image
 from safetensors.torch import save_file
 
-from tuner.adapters import apply_saved, create_trainable
+from tuner.adapters import apply_saved
 from tuner.cli.main import main
-from tuner.cli.twins import write_twin
-from tuner.config.adapter import AdapterConfig
-from tuner.config.lycoris import LycorisConfig
 from tuner.errors import TunerError
-from tuner.plugins import create_manager, load_family
-from tuner.provenance import Provenance
 from tuner.quantisation.schemes import SCHEMES
 from tuner.quantisation.storing import store_frozen
 from tuner.randomness import normal_tensor
-from tuner.types import Batch, ComponentRequest
 
 FAMILIES = ["auraflow", "cosmos2", "hidream", "omnigen", "sana"]
 CPU = torch.device("cpu")
-LOKR = {"algo": "lokr", "multiplier": 1.0, "linear_dim": 2, "linear_alpha": 3, "factor": 4, "use_scalar": True}
 
 
-class Twin:
-    """A family's twin, and adapters with random weights for it."""
-
-    def __init__(self, name: str, folder: Path) -> None:
-        self.family = load_family(name)
-        self.folder = write_twin(self.family, folder / "twin")
-        self.hook = create_manager(self.family).hook
-        self.lora = self._adapter(folder / "lora", AdapterConfig(lora_type="standard", lora_rank=4, lora_alpha=6), None)
-        self.lokr = self._adapter(folder / "lokr", AdapterConfig(lora_type="lycoris"), LycorisConfig(**LOKR))
-
-    def load(self, *parts: str):
-        options = self.family.facts.options()
-        request = ComponentRequest(self.folder, frozenset(parts), torch.float32, CPU, options)
-        return self.hook.load_components(request=request)
-
-    def _adapter(self, folder: Path, adapter: AdapterConfig, lycoris: LycorisConfig | None) -> Path:
-        trainable = create_trainable(
-            model_type="lora", adapter=adapter, lycoris=lycoris, facts=self.family.facts,
-            denoiser=self.load("denoiser").denoiser, dtype=torch.float32, seed=1,
-        )  # fmt: skip
-        with torch.no_grad():
-            for name, weight in trainable.named_parameters():
-                weight.copy_(0.2 * normal_tensor(weight.shape, 0, name))
-        texts = Provenance(family=self.family.facts.name, tuner_version="0", settings={"mixed_precision": "no"}).texts()
-        return trainable.export(folder, texts)
-
-    @torch.no_grad()
-    def velocity(self, denoiser: torch.nn.Module) -> torch.Tensor:
-        components = self.load("text_encoders")
-        components.denoiser = denoiser.eval()
-        conditioning = self.hook.encode_prompt(components=components, prompts=["a cat"], role="caption")
-        facts = self.family.facts
-        shape = (1, facts.latent_channels, *((1,) if facts.name == "cosmos2" else ()), 4, 4)
-        x = normal_tensor(shape, 0, "x")
-        return self.hook.compute_loss(
-            components=components, batch=Batch(x, torch.tensor([0.5]), x, conditioning)
-        ).velocity
+@pytest.fixture(params=FAMILIES)
+def family(request, adapted_twin):
+    return adapted_twin(request.param)
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
-def family(request, tmp_path_factory) -> Twin:
-    return Twin(request.param, tmp_path_factory.mktemp(request.param))
-
-
-@pytest.fixture(scope="module")
-def sana(tmp_path_factory) -> Twin:
-    return Twin("sana", tmp_path_factory.mktemp("sana"))
+@pytest.fixture
+def sana(adapted_twin):
+    return adapted_twin("sana")
 
 
 @pytest.mark.parametrize("kind", ["lora", "lokr"])

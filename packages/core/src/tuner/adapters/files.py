@@ -50,10 +50,19 @@ def write_weights(folder: Path, tensors: Mapping[str, Tensor], metadata: Mapping
         ExportError: The file exists.
     """
     target = folder / WEIGHT_FILE
+    write_tensors(target, tensors, metadata)
+    return target
+
+
+def write_tensors(target: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors to a file; equal ones give equal bytes.
+
+    Raises:
+        ExportError: The file exists.
+    """
     with placed(target) as aside:
         contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
         aside.write_bytes(_in_order(save(contiguous, {"format": "pt", **metadata})))
-    return target
 
 
 def write_model(folder: Path, model: Any, metadata: Mapping[str, str]) -> None:

@@ -107,6 +107,7 @@ COMMANDS = {
     "cache": "fill the caches and stop; `cache stat`, `cache verify` and `cache gc` look after them",
     "replay": "take a step that gave NaN or infinite values again, and show where they begin",
     "generate": "make pictures with what was trained: an adapter, a checkpoint or a whole pipeline",
+    "export": "write an adapter in the format of diffusers, LyCORIS or ComfyUI",
     "explain": "say what a file or folder of weights is and where it comes from",
     "configure": "write or edit a configuration, by questions in a terminal (experimental)",
     "families": "list installed model families",
@@ -131,6 +132,11 @@ def _build_parser() -> argparse.ArgumentParser:
         "are settings that the family alone has: --KEY VALUE.",
     )
     add_arguments(generate)
+    export = commands.add_parser("export", help=COMMANDS["export"])
+    export.add_argument("source", help="an adapter's file, in any of the formats, or its folder")
+    export.add_argument("target", help="file to write, or a folder for it")
+    export.add_argument("--format", required=True, choices=("diffusers", "lycoris", "comfyui"))
+    export.add_argument("--family", help="model family, where the file does not record it")
     explain = commands.add_parser("explain", help=COMMANDS["explain"])
     explain.add_argument("path", help="an adapter's file, a checkpoint folder, or a folder in diffusers layout")
     explain.add_argument("--json", action="store_true", help="as JSON")
