@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from tuner.types import Batch, ComponentRequest, Components, Part
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from tuner.config.adapter import AdapterConfig
+    from tuner.config.lycoris import LycorisConfig
 
 # Packages of others: they are not installed here, and scripts/isolated.py runs their tests where they are.
 collect_ignore = ["third_party"]
@@ -89,3 +98,68 @@ def visible_log() -> Iterator[None]:
     propagate, logger.propagate = logger.propagate, True
     yield
     logger.propagate = propagate
+
+
+class AdaptedTwin:
+    """A family's twin, and adapters with random weights for it."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        from tuner.cli.twins import write_twin
+        from tuner.config.adapter import AdapterConfig
+        from tuner.config.lycoris import LycorisConfig
+        from tuner.plugins import create_manager, load_family
+
+        lokr = LycorisConfig(algo="lokr", multiplier=1.0, linear_dim=2, linear_alpha=3, factor=4, use_scalar=True)
+        self.family = load_family(name)
+        self.folder = write_twin(self.family, folder / "twin")
+        self.hook = create_manager(self.family).hook
+        self.lora = self._adapter(folder / "lora", AdapterConfig(lora_type="standard", lora_rank=4, lora_alpha=6), None)
+        self.lokr = self._adapter(folder / "lokr", AdapterConfig(lora_type="lycoris"), lokr)
+
+    def load(self, *parts: Part) -> Components:
+        """Parts of the twin."""
+        import torch
+
+        options = self.family.facts.options()
+        request = ComponentRequest(self.folder, frozenset(parts), torch.float32, torch.device("cpu"), options)
+        return self.hook.load_components(request=request)
+
+    def _adapter(self, folder: Path, adapter: AdapterConfig, lycoris: LycorisConfig | None) -> Path:
+        import torch
+
+        from tuner.adapters import create_trainable
+        from tuner.provenance import Provenance
+        from tuner.randomness import normal_tensor
+
+        trainable = create_trainable(
+            model_type="lora", adapter=adapter, lycoris=lycoris, facts=self.family.facts,
+            denoiser=self.load("denoiser").denoiser, dtype=torch.float32, seed=1,
+        )  # fmt: skip
+        with torch.no_grad():
+            for name, weight in trainable.named_parameters():
+                weight.copy_(0.2 * normal_tensor(weight.shape, 0, name))
+        texts = Provenance(family=self.family.facts.name, tuner_version="0", settings={"mixed_precision": "no"}).texts()
+        return trainable.export(folder, texts)
+
+    def velocity(self, denoiser: nn.Module) -> Tensor:
+        """What a denoiser predicts for fixed noise and a fixed prompt."""
+        import torch
+
+        from tuner.randomness import normal_tensor
+
+        components = self.load("text_encoders")
+        components.denoiser = denoiser.eval()
+        conditioning = self.hook.encode_prompt(components=components, prompts=["a cat"], role="caption")
+        facts = self.family.facts
+        shape = (1, facts.latent_channels, *((1,) if facts.name == "cosmos2" else ()), 4, 4)
+        x = normal_tensor(shape, 0, "x")
+        with torch.no_grad():
+            return self.hook.compute_loss(
+                components=components, batch=Batch(x, torch.tensor([0.5]), x, conditioning)
+            ).velocity
+
+
+@pytest.fixture(scope="session")
+def adapted_twin(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], AdaptedTwin]:
+    """Return a family's twin with adapters; each is made once."""
+    return functools.cache(lambda name: AdaptedTwin(name, tmp_path_factory.mktemp(name)))

@@ -70,3 +70,7 @@ class ExportError(TunerError):
 
 class NonFiniteError(TunerError):
     """A loss, gradient, latent or embedding that is NaN or infinite."""
+
+
+class WeightsFileError(TunerError):
+    """A file of weights that is missing, damaged or in another format than safetensors."""

@@ -75,6 +75,25 @@ class PromptLimit:
     cut: bool = True
 
 
+@dataclass(frozen=True)
+class OriginalLayer:
+    """A layer of the checkpoint as the model's authors published it, and what diffusers made of it.
+
+    Attributes:
+        original: Its name there. `{}` stands for a number, here and in `layers`, in the same order.
+        layers: diffusers' names: one, or several where the original has them in one matrix, whose rows are those of the
+            first, then those of the next, all equally many.
+    """
+
+    original: str
+    layers: tuple[str, ...]
+
+
+def same_names(*names: str) -> tuple[OriginalLayer, ...]:
+    """Return layers that diffusers left their names."""
+    return tuple(OriginalLayer(name, (name,)) for name in names)
+
+
 TORCH_ATTENTION = "its layers call torch's own attention and take no other kernel"
 """Why `attention_mechanism` means nothing to a family whose network does not use diffusers' attention dispatcher."""
 
@@ -136,6 +155,8 @@ class FamilyFacts:
             reported and replaced by the default.
         advice: Topic -> advice for people (learning rates, memory), marked with its source.
         usage: How people use what was trained, or None.
+        original_layers: Names that layers have in the original checkpoint, which programs such as ComfyUI use. No name
+            stands in two of them.
     """
 
     name: str
@@ -166,6 +187,7 @@ class FamilyFacts:
     inert_settings: Mapping[str, str] = field(default_factory=dict)
     advice: Mapping[str, str] = field(default_factory=dict)
     usage: Usage | None = None
+    original_layers: tuple[OriginalLayer, ...] = ()
 
     @property
     def text_encoder_folders(self) -> tuple[str, ...]:

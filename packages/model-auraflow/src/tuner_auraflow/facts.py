@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import Field, ValidationInfo, field_validator
 
 from tuner.types import TORCH_ATTENTION, FamilyFacts, FamilyOptions, Flavour, PromptLimit, Usage
+from tuner_auraflow.original import ORIGINAL_LAYERS
 
 logger = logging.getLogger("tuner.auraflow")
 
@@ -110,6 +111,7 @@ def auraflow() -> FamilyFacts:
         tiny_autoencoder="madebyollin/taesdxl",
         options=AuraFlowOptions,
         inert_settings={"attention_mechanism": TORCH_ATTENTION},
+        original_layers=ORIGINAL_LAYERS,
         advice={
             "learning_rate": (
                 "Upstream's claim: LoKr 1e-4 with AdamW, 2e-5 with Lion; smaller ranks take higher rates. "

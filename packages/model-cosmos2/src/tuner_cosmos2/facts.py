@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from tuner.types import FamilyFacts, FamilyOptions, Flavour, Usage
+from tuner_cosmos2.original import ORIGINAL_LAYERS
 
 TEXT_TOKENS = 512
 """Length of every text embedding. The network gets no mask: what lies beyond the prompt is zero."""
@@ -69,6 +70,7 @@ def cosmos2() -> FamilyFacts:
         side_limit=side_limit,
         options=Cosmos2Options,
         text_options=(),
+        original_layers=ORIGINAL_LAYERS,
         advice={
             "learning_rate": "Upstream's claim: 6e-5 for an adapter with adamw_bf16.",
             "memory": "Upstream's claim: at least 24 GB, with gradient checkpointing and batches of 1.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from tuner.types import TORCH_ATTENTION, FamilyFacts, FamilyOptions, Flavour, Usage
+from tuner_hidream.original import ORIGINAL_LAYERS
 
 LLAMA_REPO = "terminusresearch/HiDream-I1-Llama-3.1-8B-Instruct"
 """Where Llama and its tokenizer come from: HiDream's own repositories lack them."""
@@ -76,6 +77,7 @@ def hidream() -> FamilyFacts:
         tiny_autoencoder="madebyollin/taef1",
         options=HiDreamOptions,
         inert_settings={"attention_mechanism": TORCH_ATTENTION},
+        original_layers=ORIGINAL_LAYERS,
         advice={
             "learning_rate": (
                 "Upstream's claim: LoKr 1e-4 with AdamW, 2e-5 with Lion; standard LoRA 4e-4 for ranks up to 8, 6e-5 "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tuner.types import TORCH_ATTENTION, FamilyFacts, FamilyOptions, Flavour, PromptLimit, Usage
+from tuner_omnigen.original import ORIGINAL_LAYERS
 
 PADDING = -1
 """Fills the end of shorter rows of token ids. No token has this number, so no mask is needed beside the ids."""
@@ -53,6 +54,7 @@ def omnigen() -> FamilyFacts:
             "flow_schedule_auto_shift": _NO_SHIFT,
             "attention_mechanism": TORCH_ATTENTION,
         },
+        original_layers=ORIGINAL_LAYERS,
         advice={
             "learning_rate": "Upstream's claim: LoKr 1e-4 with AdamW, 2e-5 with Lion.",
             "memory": "Upstream's claim: 24 GB hold a LoKr with batches of 2 or 3.",

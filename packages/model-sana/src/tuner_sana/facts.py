@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from tuner.types import TORCH_ATTENTION, FamilyFacts, FamilyOptions, Flavour, PromptLimit, Usage
+from tuner_sana.original import ORIGINAL_LAYERS
 
 TEXT_TOKENS = 300
 """Length of every text embedding."""
@@ -118,6 +119,7 @@ def sana() -> FamilyFacts:
         options=SanaOptions,
         text_options=("sana_complex_human_instruction",),
         inert_settings={"attention_mechanism": TORCH_ATTENTION},
+        original_layers=ORIGINAL_LAYERS,
         advice={
             "learning_rate": "Upstream's claim: about 1e-5 for a full tune; LoKr 1e-4 with AdamW, 2e-5 with Lion.",
             "memory": "Upstream's claim: 12 GB at least, with a quantised base and batches of 1; 24 GB is realistic.",

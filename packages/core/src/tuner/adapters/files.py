@@ -8,8 +8,10 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from safetensors.torch import save
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors.torch import save, save_file
 from torch import Tensor
 
 from tuner.errors import ExportError
@@ -48,10 +50,57 @@ def write_weights(folder: Path, tensors: Mapping[str, Tensor], metadata: Mapping
         ExportError: The file exists.
     """
     target = folder / WEIGHT_FILE
+    write_tensors(target, tensors, metadata)
+    return target
+
+
+def write_tensors(target: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors to a file; equal ones give equal bytes.
+
+    Raises:
+        ExportError: The file exists.
+    """
     with placed(target) as aside:
         contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
         aside.write_bytes(_in_order(save(contiguous, {"format": "pt", **metadata})))
-    return target
+
+
+def write_model(folder: Path, model: Any, metadata: Mapping[str, str]) -> None:
+    """Write a diffusers model as its own `save_pretrained` does, and `metadata` into the header of each file.
+
+    Args:
+        folder: Where to write; made here.
+        model: A model of diffusers.
+        metadata: What to record.
+    """
+    folder.mkdir(parents=True)
+    model.save_config(folder)
+    tensors = model.state_dict()
+    split = split_torch_state_dict_into_shards(tensors, max_shard_size=_SHARD, filename_pattern=_MODEL_FILES)
+    for name, keys in split.filename_to_tensors.items():
+        file = folder / name
+        save_file({key: tensors[key].contiguous() for key in keys}, file, {"format": "pt", **metadata})
+        _sort_metadata(file)
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        text = json.dumps(index, indent=2, sort_keys=True) + "\n"
+        (folder / f"{_MODEL_FILES.format(suffix='')}.index.json").write_text(text, encoding="utf-8")
+
+
+_MODEL_FILES = "diffusion_pytorch_model{suffix}.safetensors"
+_SHARD = "10GB"
+
+
+def _sort_metadata(file: Path) -> None:
+    """Sort the metadata of a written file, as `_in_order`, without writing its tensors again."""
+    with file.open("r+b") as opened:
+        length = int.from_bytes(opened.read(_LENGTH), "little")
+        header = json.loads(opened.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= length:  # always so, as long as safetensors writes JSON without blanks
+            opened.seek(_LENGTH)
+            opened.write(text + b" " * (length - len(text)))
 
 
 def _in_order(serialized: bytes) -> bytes:

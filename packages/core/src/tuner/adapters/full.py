@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from tuner.adapters.base import Trainable
-from tuner.adapters.files import placed
+from tuner.adapters.files import placed, write_model
 from tuner.errors import TunerError
 
 METADATA_FILE = "training_metadata.json"
@@ -40,7 +40,7 @@ class FullTrainable(Trainable):
         """Write the denoiser in diffusers layout to the sub-folder that pipelines read it from."""
         target = folder / self._subfolder
         with placed(target) as aside, self.holding(weights):
-            self.denoiser.save_pretrained(aside)  # type: ignore[operator]
+            write_model(aside, self.denoiser, metadata)
             _forget_path(aside / "config.json")
             (aside / METADATA_FILE).write_text(json.dumps(dict(metadata), indent=2), encoding="utf-8")
         return target

@@ -9,6 +9,7 @@ from functools import partial
 
 import torch
 from lycoris.modules import make_module
+from lycoris.modules.loha import LohaModule
 from lycoris.modules.lokr import LokrModule
 from torch import Tensor, nn
 from torch.nn import Parameter
@@ -150,17 +151,17 @@ def _rebuilt_difference(module: LokrModule, h: Tensor, scale: float = 1) -> Tens
 
 
 @torch.no_grad()
-def merged_weight(module: LokrModule) -> Tensor:
+def merged_weight(module: LokrModule | LohaModule) -> Tensor:
     """Return W + dW of an adapted layer, computed in float32 and cast to W's dtype.
 
     Not upstream's `merge_to`, which applies the scale of low-rank matrices twice and ignores a trained scalar.
     """
     weight: Tensor = module.org_module[0].weight
-    difference = _in_float32(module, lambda: module.get_weight(weight.shape) * module.scalar)
+    difference = in_float32(module, lambda: module.get_weight(weight.shape) * module.scalar)
     return (weight.float() + module.multiplier * difference).to(weight.dtype)
 
 
-def _in_float32(module: nn.Module, compute: Callable[[], Tensor]) -> Tensor:
+def in_float32(module: nn.Module, compute: Callable[[], Tensor]) -> Tensor:
     """Compute with a module's parameters widened to float32, which changes none of them."""
     kept = [(parameter, parameter.data) for parameter in module.parameters()]
     try:

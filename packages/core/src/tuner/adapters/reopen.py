@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from diffusers.utils.peft_utils import get_peft_kwargs
-from lycoris.wrapper import create_lycoris_from_weights
+from lycoris.wrapper import LycorisNetwork, create_lycoris_from_weights
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
 from torch import Tensor, nn
 
+from tuner.adapters.applied import Applied, AppliedLora, AppliedLycoris
 from tuner.adapters.base import device_of
 from tuner.adapters.lokr import quiet, use_bypass
 from tuner.adapters.saved import SavedAdapter, open_saved
@@ -20,6 +21,11 @@ _ADAPTER = "reopened"
 
 
 def load_exported(path: Path, denoiser: nn.Module, device: torch.device | None = None) -> int:
+    """Apply a saved adapter as `apply_saved`, and return the number of its tensors."""
+    return apply_saved(path, denoiser, device).tensors
+
+
+def apply_saved(path: Path, denoiser: nn.Module, device: torch.device | None = None) -> Applied:
     """Apply a saved adapter to a denoiser that has none, with the loader of the format's own library.
 
     Args:
@@ -28,7 +34,7 @@ def load_exported(path: Path, denoiser: nn.Module, device: torch.device | None =
         device: Where the denoiser computes, if its weights wait elsewhere.
 
     Returns:
-        The number of tensors that were loaded, which is that of the file.
+        The adapter. All tensors of the file were loaded.
 
     Raises:
         ExportError: The file is missing or damaged, or some of its tensors fit no layer of this denoiser.
@@ -36,21 +42,25 @@ def load_exported(path: Path, denoiser: nn.Module, device: torch.device | None =
     saved = open_saved(path)
     tensors = saved.tensors()
     if saved.lora_type == "lycoris":
-        loaded = _load_lycoris(tensors, saved.settings(), denoiser, device or device_of(denoiser))
+        settings = saved.settings()
+        network = _load_lycoris(tensors, settings, denoiser, device or device_of(denoiser))
+        loaded = {f"{module.lora_name}.{key}" for module in network.loras for key in module.custom_state_dict()}
+        applied: Applied = AppliedLycoris(denoiser, len(tensors), network, settings.get("multiplier", 1.0))
     else:
         loaded = _load_standard(saved, tensors, denoiser)
+        applied = AppliedLora(denoiser, len(tensors), _ADAPTER)
     if idle := sorted(tensors.keys() - loaded):
         raise ExportError(
             f"{saved.file}: {len(idle)} of {len(tensors)} tensors match no layer of {type(denoiser).__name__}, such as "
             f"{', '.join(idle[:3])}; use the model family and flavour that the adapter was trained on"
         )
-    return len(tensors)
+    return applied
 
 
 def _load_lycoris(
     tensors: dict[str, Tensor], config: dict[str, Any], denoiser: nn.Module, device: torch.device
-) -> set[str]:
-    """Apply a LyCORIS file and return the names of the tensors that found a layer."""
+) -> LycorisNetwork:
+    """Apply a LyCORIS file and return the network."""
     with quiet():
         network, _ = create_lycoris_from_weights(config.get("multiplier", 1.0), None, denoiser, weights_sd=tensors)
     bypass = config.get("bypass_mode", next(denoiser.parameters()).dtype != torch.float32)
@@ -59,7 +69,7 @@ def _load_lycoris(
             use_bypass(module)
     network.to(device).requires_grad_(False)
     network.apply_to()
-    return {f"{module.lora_name}.{key}" for module in network.loras for key in module.custom_state_dict()}
+    return network
 
 
 def _load_standard(saved: SavedAdapter, tensors: dict[str, Tensor], denoiser: nn.Module) -> set[str]:

@@ -68,7 +68,9 @@ class StandardLora(Adapter):
     def export(self, folder: Path, metadata: Mapping[str, str], weights: Mapping[str, Tensor] | None = None) -> Path:
         """Write `pytorch_lora_weights.safetensors`, which diffusers' `load_lora_weights` reads."""
         with self.holding(weights):
-            return write_weights(folder, self.file_tensors(), {**metadata, METADATA_KEY: self._config_json()})
+            return write_weights(
+                folder, self.file_tensors(), {**metadata, METADATA_KEY: config_json(self._config, self._prefix)}
+            )
 
     def file_tensors(self) -> dict[str, Tensor]:
         """Return the matrices under diffusers' names."""
@@ -108,14 +110,21 @@ class StandardLora(Adapter):
     def _layers(self) -> list[BaseTunerLayer]:
         return [module for module in self.denoiser.modules() if isinstance(module, BaseTunerLayer)]
 
-    def _config_json(self) -> str:
-        def plain(value: Any) -> Any:
-            return sorted(value) if isinstance(value, set) else value
 
-        # diffusers leaves loaded layers in training mode, so a dropout named here would act on its users' pictures.
-        values = {**self._config.to_dict(), "lora_dropout": 0.0, "inference_mode": True}
-        config = {f"{self._prefix}.{key}": plain(value) for key, value in values.items()}
-        return json.dumps(config, indent=2, sort_keys=True)
+def config_json(config: LoraConfig, prefix: str) -> str:
+    """Return a LoRA's configuration as diffusers reads it from a file's metadata.
+
+    Args:
+        config: Of PEFT.
+        prefix: The part of the model that the file's names begin with.
+    """
+
+    def plain(value: Any) -> Any:
+        return sorted(value) if isinstance(value, set) else value
+
+    # diffusers leaves loaded layers in training mode, so a dropout named here would act on its users' pictures.
+    values = {**config.to_dict(), "lora_dropout": 0.0, "inference_mode": True}
+    return json.dumps({f"{prefix}.{key}": plain(value) for key, value in values.items()}, indent=2, sort_keys=True)
 
 
 def _count_targets(denoiser: nn.Module, facts: FamilyFacts) -> dict[str, int]:

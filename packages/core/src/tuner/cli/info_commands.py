@@ -1,4 +1,4 @@
-"""Commands that read no configuration to run: families, configure, twin, new-family, demo, schema."""
+"""Commands that read no configuration to run: families, export, explain, configure, twin, new-family, demo, schema."""
 
 from __future__ import annotations
 
@@ -33,6 +33,29 @@ def families(options: argparse.Namespace) -> int:
             )
     for row in broken:
         print(f"{row['name']}: BROKEN: {row['reason']}", file=sys.stderr)
+    return 0
+
+
+def export(options: argparse.Namespace) -> int:
+    """Write an adapter in another format."""
+    from tuner.adapters.conversion import convert
+    from tuner.generation.trained import find_trained
+
+    found = find_trained(Path(options.source), None)
+    name = options.family or found.provenance.family
+    if found.adapter is None:
+        raise TunerError(f"{options.source} is no adapter\n    -> a full tune is in diffusers' layout already")
+    if name is None:
+        raise TunerError(f"{options.source} does not say which family it is for\n    -> name it with --family")
+    print(convert(found.adapter, Path(options.target), options.format, load_family(name).facts))
+    return 0
+
+
+def explain(options: argparse.Namespace) -> int:
+    """Say what weights are and where they come from."""
+    from tuner.cli.explain_command import print_explanation
+
+    print_explanation(Path(options.path), as_json=options.json)
     return 0
 
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from tuner import __version__
+from tuner.cli.generate_command import add_arguments
 from tuner.errors import TunerError
 from tuner.launched import launched
 
@@ -96,7 +97,13 @@ def _dispatch(arguments: list[str]) -> int:
             return DONE
         command: Callable[[Sequence[str]], int] = getattr(module, name)
         return command(arguments[1:])
-    options = parser.parse_args(arguments)
+    options, rest = parser.parse_known_args(arguments)
+    if options.command == "generate":
+        from tuner.cli.generate_command import generate
+
+        return generate(options, rest)
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if options.command is None:
         parser.print_help()
         return BAD_USAGE
@@ -111,6 +118,9 @@ COMMANDS = {
     "check": "check configuration and data sets, show the bucket plan; computes nothing",
     "cache": "fill the caches and stop; `cache stat`, `cache verify` and `cache gc` look after them",
     "replay": "take a step that gave NaN or infinite values again, and show where they begin",
+    "generate": "make pictures with what was trained: an adapter, a checkpoint or a whole pipeline",
+    "export": "write an adapter in the format of diffusers, LyCORIS or ComfyUI",
+    "explain": "say what a file or folder of weights is and where it comes from",
     "configure": "write or edit a configuration, by questions in a terminal (experimental)",
     "families": "list installed model families",
     "twin": "write a family's twin: a tiny random checkpoint of the real architecture",
@@ -127,6 +137,21 @@ def _build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name in CONFIG_COMMANDS:
         commands.add_parser(name, help=COMMANDS[name])
+    generate = commands.add_parser(
+        "generate",
+        help=COMMANDS["generate"],
+        description="Make pictures. What is not given is as in the run that the adapter records. Further arguments "
+        "are settings that the family alone has: --KEY VALUE.",
+    )
+    add_arguments(generate)
+    export = commands.add_parser("export", help=COMMANDS["export"])
+    export.add_argument("source", help="an adapter's file, in any of the formats, or its folder")
+    export.add_argument("target", help="file to write, or a folder for it")
+    export.add_argument("--format", required=True, choices=("diffusers", "lycoris", "comfyui"))
+    export.add_argument("--family", help="model family, where the file does not record it")
+    explain = commands.add_parser("explain", help=COMMANDS["explain"])
+    explain.add_argument("path", help="an adapter's file, a checkpoint folder, or a folder in diffusers layout")
+    explain.add_argument("--json", action="store_true", help="as JSON")
     configure = commands.add_parser("configure", help=COMMANDS["configure"])
     configure.add_argument("file", nargs="?", help="JSON file, edited in place (default: config/config.json)")
     families = commands.add_parser("families", help=COMMANDS["families"])

@@ -45,11 +45,11 @@ def export_result(session: Session, learner: Learner, probe: DrawnBatch, metadat
     with trainable.holding(weights):
         expected = _velocity(session, learner.components, probe)
     if trainable.kind == "full":
-        written = _write_pipeline(session, learner, weights, metadata)
+        written = _write_pipeline(session, learner, weights, {**metadata, "weights": "ema"} if weights else metadata)
     else:
         written = _write_adapter(output_dir, learner, None, metadata)
         if averaged is not None:
-            _write_adapter(output_dir / "ema", learner, averaged, metadata)
+            _write_adapter(output_dir / "ema", learner, averaged, {**metadata, "weights": "ema"})
     learner.components.denoiser = None
     release_memory()
     _compare(session, written, probe, expected, is_pipeline=trainable.kind == "full")

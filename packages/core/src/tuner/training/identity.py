@@ -7,11 +7,12 @@ import logging
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PureWindowsPath
+from typing import Any, get_args
 
 import tuner
 from tuner.caching.files import write_aside
+from tuner.config.keys import all_settings
 from tuner.config.loading import LoadedConfig
 from tuner.config.optimisation import OptimisationConfig
 from tuner.config.receipt import RECEIPT_FILE, scrubbed, settings_receipt
@@ -20,6 +21,7 @@ from tuner.config.storage import StoredPart
 from tuner.data.plan import Plan
 from tuner.errors import CheckpointError
 from tuner.optim.schedules import Schedule
+from tuner.provenance import Provenance
 from tuner.training.session import Session
 
 logger = logging.getLogger(__name__)
@@ -90,22 +92,44 @@ def check_identity(saved: dict[str, str], current: dict[str, str], allow: bool) 
 def scrubbed_settings(config: RunConfig, secrets: Collection[str] = ()) -> dict[str, Any]:
     """Return the settings as they are recorded: without secrets, paths reduced to their last part."""
     flat = {key: scrubbed(key, value, secrets) for key, value in config.flat().items()}
-    folders = {key for key, value in flat.items() if isinstance(value, str) and ("/" in value or "\\" in value)}
-    return {key: Path(value).name if key in folders else value for key, value in flat.items()}
+    return {key: value if key in _PROSE else _without_path(value) for key, value in flat.items()}
+
+
+_PROSE = ("instance_prompt", "validation_prompt", "validation_negative_prompt")
+"""Settings that are text for people, in which a slash begins no path; lists of texts are, too."""
+
+
+def _without_path(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_path(item) for key, item in value.items()}
+    if isinstance(value, str) and ("/" in value or "\\" in value):
+        return PureWindowsPath(value).name  # knows both kinds of slash
+    return value
 
 
 def export_metadata(session: Session, step: int, data_fingerprint: str) -> dict[str, str]:
     """Return what an exported file records about its origin: no path and no secret."""
-    entry, source = session.loaded.family.entry, session.source
-    return {
-        "tuner_version": tuner.__version__,
-        "model_family": session.facts.name,
-        "family_package": f"{entry.package} {entry.version}",
-        "base_model": Path(source.name).name if source.is_local else source.name,
-        "step": str(step),
-        "seed": str(session.seed),
-        "data_fingerprint": data_fingerprint,
-    }
+    entry, base = session.loaded.family.entry, session.base
+    return Provenance(
+        family=session.facts.name,
+        family_package=f"{entry.package} {entry.version}",
+        tuner_version=tuner.__version__,
+        base_model=base.name,
+        base_revision=base.revision,
+        base_fingerprint=base.fingerprint,
+        data_fingerprint=data_fingerprint,
+        seed=session.seed,
+        step=step,
+        weights="live",
+        settings=_published_settings(session),
+    ).texts()
+
+
+def _published_settings(session: Session) -> dict[str, Any]:
+    """Return the settings that decide on the result; where a run's files lie does not."""
+    places = {key for _, key, field in all_settings() if Path in (field.annotation, *get_args(field.annotation))}
+    settings = scrubbed_settings(session.config, session.loaded.secrets)
+    return {key: value for key, value in settings.items() if key not in places | {"resume_from_checkpoint"}}
 
 
 def write_receipt(loaded: LoadedConfig, folder: Path) -> None:

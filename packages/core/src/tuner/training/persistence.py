@@ -25,7 +25,7 @@ def save_learner(learner: Learner, folder: Path, metadata: Mapping[str, str]) ->
     """Write weights, optimizer and moving average into a checkpoint folder.
 
     The weights are there in the format that other programs read, and an adapter's exact ones as well: an adapter's
-    file may fold values together.
+    file may fold values together. So is the moving average.
     """
     trainable = learner.trainable
     trainable.export(folder, metadata)
@@ -36,7 +36,10 @@ def save_learner(learner: Learner, folder: Path, metadata: Mapping[str, str]) ->
     (folder / _OPTIMIZER_VALUES).write_text(json.dumps(values), encoding="utf-8")
     if learner.average is not None:
         (folder / _AVERAGE).parent.mkdir()
-        save_file(plain_tensors(learner.average.state()), folder / _AVERAGE)
+        averages = learner.average.state()
+        save_file(plain_tensors(averages), folder / _AVERAGE)
+        if trainable.kind != "full":
+            trainable.export(folder / _AVERAGE.parent, {**metadata, "weights": "ema"}, averages)
 
 
 def load_learner(learner: Learner, folder: Path) -> None:

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from tuner.caching.fingerprints import weights_fingerprint
 from tuner.config import RunConfig
 from tuner.config.loading import LoadedConfig
 from tuner.config.storage import StoredPart, stored_parts
 from tuner.plugins import create_extensions, create_manager
 from tuner.tracking.bars import hide_library_bars
+from tuner.training.base_model import BaseIdentity, base_identity, memo_of, part_fingerprint
 from tuner.training.codec_memory import spare_codec
 from tuner.training.processes import Processes
 from tuner.training.sources import ModelFolders, ModelSource, fetch_parts, resolve_source
@@ -102,6 +102,11 @@ class Session:
         return components
 
     @cached_property
+    def base(self) -> BaseIdentity:
+        """Which base model this is, to the byte. The contents of a local folder are read once and remembered."""
+        return base_identity(self.source, self.facts, memo_of(self.config.caching.cache_dir))
+
+    @cached_property
     def stored(self) -> tuple[StoredPart, ...]:
         """What is quantised."""
         return stored_parts(self.config.precision, self.config.model, self.facts)
@@ -136,10 +141,7 @@ def fingerprint_of(session: Session, part: Part) -> str:
     Raises:
         TunerError: They are not there, or cannot be read or fetched.
     """
-    folders = fetch_parts(session.source, [part], session.facts)
-    memo = session.config.caching.cache_dir / "fingerprints.json"
-    names = session.facts.part_folders[part]
-    return " ".join(weights_fingerprint(folders.path_of(name), ["."], memo) for name in names)
+    return part_fingerprint(session.source, session.facts, part, memo_of(session.config.caching.cache_dir))
 
 
 def release_memory() -> None:

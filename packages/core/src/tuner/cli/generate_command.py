@@ -1,0 +1,124 @@
+"""The command `tuner generate`: its arguments and its prompts."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from tuner.config.arguments import parse_settings
+from tuner.config.validation import parse_sizes
+from tuner.errors import ConfigError, Problem
+from tuner.generation.request import GenerateRequest
+
+_LABEL = 60
+"""Characters of a prompt that become part of a file name."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the arguments. What is not given is as the run's settings say that a trained file records."""
+    parser.add_argument("--adapter", "--model", dest="trained", type=Path, metavar="PATH",
+                        help="an adapter's file, or the folder of an adapter, checkpoint, run or whole pipeline; "
+                        "the base model alone if not given")  # fmt: skip
+    parser.add_argument("--weights", choices=("live", "ema"), help="the trained weights, or their moving average")
+    parser.add_argument("--family", help="model family, where the file does not record it")
+    parser.add_argument("--base", metavar="MODEL", help="hub repository or folder of the base model")
+    parser.add_argument("--revision", help="branch, tag or commit of the hub repository")
+    parser.add_argument("--prompt", action="append", default=[], help="may be given several times")
+    parser.add_argument("--prompts", type=Path, metavar="FILE",
+                        help="a prompt per line, or a JSON object of nickname -> prompt")  # fmt: skip
+    parser.add_argument("--negative", metavar="PROMPT", help="prompt to steer away from")
+    parser.add_argument("--seed", type=int, help="seed of the first picture; each further one has the next")
+    parser.add_argument("--number", type=int, default=1, help="pictures of each prompt and size (default: 1)")
+    parser.add_argument("--guidance", type=float, help="guidance scale; at most 1 for none")
+    parser.add_argument("--steps", type=int, help="sampling steps")
+    parser.add_argument("--resolution", metavar="SIZES", help="N or WxH in pixels, or several separated by commas")
+    parser.add_argument("--width", type=int, help="in pixels, with --height")
+    parser.add_argument("--height", type=int, help="in pixels, with --width")
+    parser.add_argument("--strength", type=float, default=1.0, help="of the adapter (default: 1, as it was trained)")
+    parser.add_argument("--merge", action="store_true", help="add the adapter to the denoiser's weights first")
+    parser.add_argument("--quantise", default="no_change", metavar="SCHEME",
+                        help="store the denoiser in this format, such as int8-quanto; an adapter is merged "
+                        "before")  # fmt: skip
+    parser.add_argument("--precision", choices=("bf16", "no"), help="number format of the model; no for float32")
+    parser.add_argument("--output", type=Path, default=Path("generated"), help="folder (default: generated)")
+
+
+def generate(options: argparse.Namespace, rest: list[str]) -> int:
+    """Make pictures.
+
+    Args:
+        options: The parsed arguments.
+        rest: Further arguments, which are settings of the family's own.
+    """
+    problems: list[Problem] = []
+    sizes = _sizes(options, problems)
+    prompts = _prompts(options, problems)
+    further = parse_settings(rest)
+    if further.config is not None:
+        problems.append(Problem(f"{further.config!r} is no argument", "command line", remedy="see `--help`"))
+    if problems:
+        raise ConfigError(problems)
+    request = GenerateRequest(
+        prompts=prompts,
+        sizes=sizes,
+        options=further.overrides,
+        **{
+            key: getattr(options, key)
+            for key in (
+                *("output", "trained", "weights", "family", "base", "revision", "negative", "seed", "number"),
+                *("guidance", "steps", "strength", "merge", "quantise", "precision"),
+            )
+        },
+    )
+    from tuner.generation.pictures import generate as run_generation
+
+    for file in run_generation(request):
+        print(file)
+    return 0
+
+
+def _sizes(options: argparse.Namespace, problems: list[Problem]) -> tuple[tuple[int, int], ...]:
+    pair = (options.width, options.height)
+    if options.resolution and any(pair):
+        problems.append(Problem("excludes --width and --height", "command line", "resolution"))
+    elif options.resolution:
+        try:
+            return tuple(parse_sizes(options.resolution))
+        except ValueError as error:
+            problems.append(Problem(str(error), "command line", "resolution"))
+    elif any(side is not None for side in pair):
+        if all(side and side > 0 for side in pair):
+            return (pair,)
+        problems.append(Problem("both are needed, and more than 0", "command line", "width and height"))
+    return ()
+
+
+def _prompts(options: argparse.Namespace, problems: list[Problem]) -> dict[str, str]:
+    """Return nickname -> prompt, those of the file last; equal nicknames get numbers."""
+    named: dict[str, str] = {}
+
+    def add(nickname: str, prompt: str) -> None:
+        nickname, number = nickname or "unconditional", 1
+        free = nickname
+        while free in named:
+            number += 1
+            free = f"{nickname}_{number}"
+        named[free] = prompt
+
+    for prompt in options.prompt:
+        add(prompt[:_LABEL], prompt)
+    if options.prompts is not None:
+        try:
+            text = options.prompts.read_text(encoding="utf-8")
+            content = json.loads(text) if options.prompts.suffix.lower() == ".json" else text.splitlines()
+        except (OSError, ValueError) as error:
+            problems.append(Problem(f"cannot be read: {error}", str(options.prompts), "prompts"))
+            return named
+        entries = content if isinstance(content, dict) else {line: line for line in content}
+        for nickname, prompt in entries.items():
+            if not isinstance(prompt, str):
+                problems.append(Problem(f"{nickname!r} is no text", str(options.prompts), "prompts"))
+            elif prompt.strip() or isinstance(content, dict):
+                add(str(nickname)[:_LABEL], prompt)
+    return named
