@@ -71,6 +71,11 @@ def prompt_limits(options: AuraFlowOptions) -> tuple[PromptLimit, ...]:
     return (PromptLimit("tokenizer", options.tokens),)
 
 
+def call_arguments(options: AuraFlowOptions) -> dict[str, Any]:
+    """Return what the pipeline must be told to read prompts as training does."""
+    return {"max_sequence_length": options.tokens}
+
+
 def auraflow() -> FamilyFacts:
     """Return the facts of AuraFlow 0.1 to 0.3 and of Pony 7, which is built on it."""
     return FamilyFacts(
@@ -121,5 +126,5 @@ def auraflow() -> FamilyFacts:
             "steps": "Upstream's claim: sampling is slow, training is not; 20 to 30 steps, guidance 2 to 3.5.",
             "prompts": f"Versions 0.1 to 0.3 know prompts of up to {TOKENS} tokens; longer ones are cut.",
         },
-        usage=Usage("AuraFlowPipeline", call=lambda options: {"max_sequence_length": options.tokens}),
+        usage=Usage("AuraFlowPipeline", call=call_arguments),
     )
