@@ -77,7 +77,7 @@ def test_every_family_and_kind_has_valid_front_matter_and_code(story, family, ki
         ("hidream", None, {"license": "mit"}),
         ("omnigen", None, {"license": "mit"}),
         ("auraflow", None, {"license": "apache-2.0"}),
-        ("auraflow", "purplesmartai/pony-v7-base", {"license": "other", "license_name": "pony-license"}),
+        ("auraflow", "purplesmartai/pony-v7-base", {"license": "other", "license_name": "its-own-licence"}),
         ("cosmos2", None, {"license": "other", "license_name": "nvidia-open-model-license"}),
         ("sana", "owner/unknown", {"license": None}),
         ("sana", "folder", {"license": None, "base_model": None}),

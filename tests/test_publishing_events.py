@@ -265,6 +265,35 @@ def test_a_repository_that_is_lost_at_the_start_of_training_stops_nothing(hub, l
     assert (run.folder / "README.md").is_file()
 
 
+def test_somebody_who_wants_to_leave_at_once_is_not_kept(hub, load, caplog):
+    loaded = load(push_checkpoints_to_hub=True)
+    open_repository(loaded.config)
+    run = Staged(loaded)
+    hub.answering.clear()
+    run.checkpoint(1, b"one")
+    with pytest.raises(KeyboardInterrupt):
+        try:
+            raise KeyboardInterrupt
+        finally:
+            run.extension.run_ended(RunEnded(1, "interrupted", None))
+    assert "checkpoint-1, weights of step 1 was not uploaded to someone/mine: it was left" in caplog.text
+
+
+def test_what_must_not_be_shown_is_not_in_the_card(hub, load):
+    secret = "s3cr_t*value"
+    loaded = load(
+        push_to_hub=False, validation_prompt=f"by {secret}", validation_negative_prompt=f"not {secret}",
+        dataset={"id": f"of {secret}"}, sana_complex_human_instruction=f"as {secret}",
+    )  # fmt: skip
+    run = Staged(loaded, hide=lambda text: text.replace(secret, "(hidden)"))
+    run.validate(9, cat=f"by {secret}")
+    run.end()
+    card = (run.folder / "README.md").read_text()
+    assert "s3cr" not in card
+    assert 'prompt="by (hidden)"' in card
+    assert is_untouched(card)
+
+
 def test_leftovers_of_a_killed_run_are_removed(hub, load):
     left = Path("output/.upload-" + "a" * 32)
     left.mkdir(parents=True)

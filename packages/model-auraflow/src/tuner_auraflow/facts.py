@@ -72,6 +72,11 @@ def prompt_limits(options: AuraFlowOptions) -> tuple[PromptLimit, ...]:
     return (PromptLimit("tokenizer", options.tokens),)
 
 
+def call_arguments(options: AuraFlowOptions) -> dict[str, Any]:
+    """Return what the pipeline must be told to read prompts as training does."""
+    return {"max_sequence_length": options.tokens}
+
+
 def auraflow() -> FamilyFacts:
     """Return the facts of AuraFlow 0.1 to 0.3 and of Pony 7, which is built on it."""
     return FamilyFacts(
@@ -85,7 +90,7 @@ def auraflow() -> FamilyFacts:
                 "purplesmartai/pony-v7-base",
                 "prompts of up to 768 tokens",
                 setting_defaults={"auraflow_token_limit": PONY_TOKENS},
-                licence="other (Pony License)",
+                licence="other (its own licence)",
             ),
         },
         default_flavour="v0.3",
@@ -104,7 +109,7 @@ def auraflow() -> FamilyFacts:
             "denoiser": ("transformer",),
             "scheduler": ("scheduler",),
         },
-        licence="apache-2.0",
+        licence="apache-2.0 (pony: its own licence)",
         class_aliases={"Attention": ("Attention",), "FeedForward": ("AuraFlowFeedForward",)},
         side_limit=side_limit,
         prompt_limits=prompt_limits,
@@ -123,5 +128,5 @@ def auraflow() -> FamilyFacts:
             "steps": "Upstream's claim: sampling is slow, training is not; 20 to 30 steps, guidance 2 to 3.5.",
             "prompts": f"Versions 0.1 to 0.3 know prompts of up to {TOKENS} tokens; longer ones are cut.",
         },
-        usage=Usage("AuraFlowPipeline", call=lambda options: {"max_sequence_length": options.tokens}),
+        usage=Usage("AuraFlowPipeline", call=call_arguments),
     )

@@ -12,13 +12,15 @@ from huggingface_hub import ModelCardData
 from tuner.adapters.files import WEIGHT_FILE
 from tuner.publishing.story import PIPELINE, Story
 from tuner.publishing.usage import required_packages, usage_code
+from tuner.quantisation.schemes import UNQUANTISED
 
 _LICENCE = re.compile(r"(?P<id>[\w.-]+)(?:\s*\((?P<more>.*)\))?\s*")
 
 
 def render_card(story: Story) -> str:
     """Return the text of a model card."""
-    return f"---\n{_front_matter(story)}\n---\n\n" + "\n".join(_body(story)) + "\n"
+    # What must not be shown was hidden before it was quoted; here it is hidden wherever else it may be.
+    return story.hide(f"---\n{_front_matter(story)}\n---\n\n" + "\n".join(_body(story)) + "\n")
 
 
 def _front_matter(story: Story) -> str:
@@ -80,7 +82,7 @@ def _body(story: Story) -> Iterator[str]:
     yield from _notes(story)
     yield from ["", "## Training", "", "| setting | value |", "|---|---|"]
     for name, value in _settings(story).items():
-        yield f"| {name} | {escaped(value)} |"
+        yield f"| {escaped(name)} | {escaped(story.hide(value))} |"
     yield from ["", "## Licence", "", _licence_text(story)]
 
 
@@ -122,17 +124,23 @@ def _settings(story: Story) -> Mapping[str, str]:
         "optimizer": optimisation.optimizer,
         "learning rate": f"{optimisation.learning_rate:g}, {optimisation.lr_scheduler}",
         "batch": f"{optimisation.train_batch_size} x {optimisation.gradient_accumulation_steps}",
-        "precision": config.precision.mixed_precision,
+        "precision": _precision(story),
         "moving average (EMA)": f"decay {config.ema.ema_decay:g}" if config.ema.use_ema else "no",
         "seed": story.origin.get("seed", str(config.model.seed)),
     }
     for dataset in config.datasets:
         size = f"{dataset.resolution:g} {dataset.resolution_type}"
         count = story.samples.get(dataset.id)
-        rows[f"data set {escaped(dataset.id)}"] = f"{count} pictures, {size}" if count is not None else size
+        rows[story.hide(f"data set {dataset.id}")] = f"{count} pictures, {size}" if count is not None else size
     if "tuner_version" in story.origin:
         rows["made with"] = f"tuner {story.origin['tuner_version']}, {story.origin.get('family_package', '')}"
     return rows
+
+
+def _precision(story: Story) -> str:
+    precision = story.config.precision
+    stored = precision.base_model_precision
+    return precision.mixed_precision + (f", base stored as {stored}" if stored != UNQUANTISED else "")
 
 
 def _adapter_settings(story: Story) -> dict[str, str]:

@@ -110,6 +110,7 @@ class Publishing:
             pictures=self._card_pictures(started),
             repository=self._uploader.repository if self._uploader else None,
             instance_prompt=self._instance_prompt(started),
+            hide=started.hide,
         )
         return render_card(story)
 

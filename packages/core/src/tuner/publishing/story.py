@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +45,7 @@ class Story:
         pictures: The last validation pictures.
         repository: Where the result is published, owner/name, or None.
         instance_prompt: The one caption of all pictures, if there is just one.
+        hide: As `RunStarted.hide`.
     """
 
     config: RunConfig
@@ -55,6 +56,7 @@ class Story:
     pictures: tuple[CardPicture, ...] = ()
     repository: str | None = None
     instance_prompt: str | None = None
+    hide: Callable[[str], str] = str
 
     @property
     def kind(self) -> str:

@@ -111,7 +111,7 @@ def _call(story: Story) -> Iterator[str]:
     yield "picture = pipeline("
     yield f"    prompt={_literal(story.prompt)},"
     if validation.validation_guidance > 1 and _takes(story, "negative_prompt"):
-        yield f"    negative_prompt={_literal(validation.validation_negative_prompt)},"
+        yield f"    negative_prompt={_literal(story.hide(validation.validation_negative_prompt))},"
     yield f"    width={width},"
     yield f"    height={height},"
     yield f"    num_inference_steps={validation.validation_num_inference_steps},"
