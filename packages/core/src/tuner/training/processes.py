@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ T = TypeVar("T")
 _PATIENCE = timedelta(days=14)
 """How long processes wait for what another one does alone."""
 
+_SPLITS = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
+"""How accelerate's launcher passes on what each process would hold a part of the model for."""
+
 
 class ProcessesError(TunerError):
     """Another process of the run has failed or is gone."""
@@ -44,11 +48,13 @@ class Processes:
         rank: Its number.
         count: How many there are.
         local_rank: Its number on its machine.
+        launcher: Process id of the launcher that looks after them, or None.
     """
 
     rank: int = 0
     count: int = 1
     local_rank: int = 0
+    launcher: int | None = None
     _control: Any = None
 
     @property
@@ -60,6 +66,11 @@ class Processes:
     def is_alone(self) -> bool:
         """Whether there is no other."""
         return self.count == 1
+
+    @property
+    def is_orphaned(self) -> bool:
+        """Whether the launcher is gone: nobody would pass on a request to stop."""
+        return self.launcher is not None and os.getppid() != self.launcher
 
     def largest(self, values: Tensor) -> Tensor:
         """Replace each value by the largest of all processes, and return them. They are on the CPU."""
@@ -152,11 +163,16 @@ def join_processes() -> Processes:
     """Meet the other processes that a launcher has started, or stay alone.
 
     Raises:
-        TunerError: There are fewer devices than processes on this machine.
+        TunerError: There are fewer devices than processes on this machine, or the model is to be split among them.
     """
     process = launched()
     if process is None or process.processes == 1:
         return Processes()
+    if split := [name for name in _SPLITS if parse_flag_from_env(name)]:
+        raise TunerError(
+            f"{split[0]} asks to split the model, but every process holds the whole of it\n"
+            "    -> launch without FSDP, DeepSpeed and Megatron-LM"
+        )
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     accelerated = accelerator not in (None, torch.device("mps")) and not parse_flag_from_env("ACCELERATE_USE_CPU")
     devices = torch.accelerator.device_count() if accelerated else 0
@@ -167,7 +183,8 @@ def join_processes() -> Processes:
         )
     # Left alone without an accelerator, accelerate takes every process for the only one.
     PartialState(cpu=not accelerated, **({} if accelerated else {"backend": "gloo"}))
-    return Processes(*process, _control=dist.new_group(backend="gloo", timeout=_PATIENCE))
+    launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
+    return Processes(*process, launcher, dist.new_group(backend="gloo", timeout=_PATIENCE))
 
 
 @contextmanager

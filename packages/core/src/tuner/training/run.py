@@ -267,7 +267,7 @@ class Run:
         step = self.first
         for step in loop.run(self.first, self.last):
             # Asked once: a request that comes while this step is being dealt with waits for the next one.
-            stops = processes.any(self.stop.requested)
+            stops = processes.any(self.stop.requested or processes.is_orphaned)
             self._after_step(step, loop, stops)
             if stops:
                 break
