@@ -210,7 +210,7 @@ def test_pictures_are_made_once(together, folder):
         [path.name for path in sorted((folder / f"output of lora with dropout {how}").rglob("*.png"))]
         for how in ("alone", "together")
     )
-    assert len(alone) == 3
+    assert len(alone) == 6
     assert both == alone
 
 
@@ -242,6 +242,14 @@ def test_micro_batches_are_shared_out_and_do_not_depend_on_the_process(project):
         assert torch.equal(batch.noise, other.noise)
         assert torch.equal(batch.sigma, other.sigma)
         assert torch.equal(batch.latents, other.latents)
+
+
+def test_a_process_that_was_to_have_company_takes_all_batches_and_says_so(project, caplog):
+    run = prepare_run(load_config(project(num_processes=2, gradient_accumulation_steps=2)), StopRequest())
+    assert len(run.source.step(0)) == 4
+    assert run.identity["batch"] == "2 x 4"
+    run.session.processes.expect(2)
+    assert "num_processes is 2, but this process was launched alone" in caplog.text
 
 
 def started(config: Path) -> tuple[subprocess.Popen, list[psutil.Process]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ from torch import Tensor
 
 from tuner.errors import TunerError
 from tuner.launched import launched
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -72,6 +75,13 @@ class Processes:
         """Whether the launcher is gone: nobody would pass on a request to stop."""
         return self.launcher is not None and os.getppid() != self.launcher
 
+    def expect(self, count: int) -> None:
+        """Warn if this process was to train with others, and nobody has launched them."""
+        if self.count < count:
+            logger.warning(
+                "num_processes is %d, but this process was launched alone: it takes the others' batches as well", count
+            )
+
     def largest(self, values: Tensor) -> Tensor:
         """Replace each value by the largest of all processes, and return them. They are on the CPU."""
         if not self.is_alone:
@@ -109,21 +119,21 @@ class Processes:
                     "    -> several machines need output_dir, caches and data sets on shared storage, or equal ones"
                 )
 
-    def on_main(self, work: Callable[[], None]) -> None:
-        """Let the main process do something while the others wait.
+    def on_main(self, work: Callable[[], T]) -> T | None:
+        """Let the main process do something while the others wait; they return None.
 
         Raises:
             ProcessesError: It failed there; in the main process the failure itself is raised.
         """
         failed = True
         try:
-            if self.is_main:
-                work()
+            done = work() if self.is_main else None
             failed = False
         finally:
             failed_there = self.any(failed)
         if failed_there:
             raise ProcessesError("the main process failed; what it says itself tells why")
+        return done
 
     def in_turn(self, work: Callable[[], T]) -> T:
         """Let one process of each machine do something, and the others do the same afterwards.
