@@ -23,17 +23,17 @@ TOLERANCE = 1e-4
 
 COMMON = {"cache_dir": "cache", "seed": 7, "log_interval": 1, "caption_dropout_probability": 0.5}
 STANDARD = {"lora_type": "standard", "lora_rank": 4, "lora_dropout": 0.3, "gradient_checkpointing": False}
-KINDS = {
-    # Buckets of three pictures give batches of two and of one, so the processes have unequal shares of a step.
-    "lokr": {"use_ema": True},
-    "lora with dropout": {**STANDARD, "grad_clip_method": "norm", "max_grad_norm": 1.0},
-    "full": {"model_type": "full", "learning_rate": 1e-4, "checkpoint_step_interval": 2},
-}
 PICTURES = {
     "validation_prompt": "a rocket", "validation_num_inference_steps": 2, "validation_resolution": "128",
-    "validation_step_interval": 3, "num_eval_images": 1,
+    "validation_step_interval": 3,
 }  # fmt: skip
-
+KINDS = {
+    # Buckets of three pictures give batches of two and of one, so the processes have unequal shares of a step, and now
+    # and then one of them has no regularisation data.
+    "lokr": {"use_ema": True, "data_backend_config": "regularised.json"},
+    "lora with dropout": {**STANDARD, **PICTURES, "grad_clip_method": "norm", "max_grad_norm": 1.0},
+    "full": {"model_type": "full", "learning_rate": 1e-4, "checkpoint_step_interval": 2},
+}
 TOGETHER = """
 import json, os, sys
 from pathlib import Path
@@ -51,6 +51,8 @@ found = {}
 
 parameters = [torch.nn.Parameter(torch.zeros(2, 3)) for _ in range(3)]
 parameters[rank].grad = torch.full((2, 3), 1.0 + rank)
+parameters.append(torch.nn.Parameter(torch.zeros(2, dtype=torch.bfloat16)))
+parameters[3].grad = torch.full((2,), 1.0 + rank, dtype=torch.bfloat16)
 sum_gradients(parameters, processes)
 found["gradients"] = [None if p.grad is None else p.grad.tolist() for p in parameters]
 parts = {"shared": torch.tensor(1.0 + rank), f"only {rank}": torch.tensor(3.0)}
@@ -112,7 +114,9 @@ def configuration(twin, photographs, folder):
             "id": "photographs", "instance_data_dir": str(photographs), "caption_strategy": "textfile",
             "resolution": 192, "resolution_type": "pixel_area",
         }  # fmt: skip
+        regularisation = {**entry, "id": "regularisation", "is_regularisation_data": True}
         (folder / "data.json").write_text(json.dumps([entry]))
+        (folder / "regularised.json").write_text(json.dumps([entry, regularisation]))
         values = {
             "model_family": "sana", "model_type": "lora", "lora_type": "lycoris", "lycoris_config": "lycoris.json",
             "pretrained_model_name_or_path": str(twin), "data_backend_config": "data.json", "max_train_steps": 4,
@@ -140,9 +144,7 @@ def together(configuration, folder):
         names = [configuration(f"{kind} together", **settings, **halves).name for kind, settings in KINDS.items()]
         names.append(configuration("one then two", gradient_accumulation_steps=1).name)
         names.append(configuration("two then one", max_train_steps=2).name)
-        names.append(configuration("other batches", max_train_steps=2).name)
         names.append(configuration("poisoned", log_interval=1).name)
-        names.append(configuration("pictured", **PICTURES).name)
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         (folder / "together.py").write_text(TOGETHER)
         subprocess.run([*launch, "together.py", *names], check=True)
@@ -174,6 +176,7 @@ def test_only_the_main_process_exports_and_reports(together, folder):
     assert [row["step"] for row in both] == [1, 2, 3, 4]
     for row, other in zip(alone, both, strict=True):
         assert row.keys() == other.keys()
+        assert (row["regularisation_loss"] > 0) == (row["step"] > 1)  # the adapter begins at zero
         assert all(value == pytest.approx(other[key], rel=1e-3) for key, value in row.items())
 
 
@@ -186,8 +189,9 @@ def test_a_run_goes_on_with_another_number_of_processes(together, folder, name):
 
 def test_a_run_of_other_batches_does_not_go_on(together, configuration, folder, monkeypatch):
     monkeypatch.chdir(folder)
-    with pytest.raises(CheckpointError, match="batch was '2 x 2' when the checkpoint was written and is '2 x 1' now"):
-        train(load_config(configuration("other batches")))
+    config = configuration("two then one", gradient_accumulation_steps=3, max_train_steps=6)
+    with pytest.raises(CheckpointError, match="batch was '2 x 2' when the checkpoint was written and is '2 x 3' now"):
+        train(load_config(config))
 
 
 def test_a_loss_that_is_not_finite_in_one_process_stops_all(together, folder):
@@ -202,15 +206,16 @@ def test_a_loss_that_is_not_finite_in_one_process_stops_all(together, folder):
 
 
 def test_pictures_are_made_once(together, folder):
-    output = folder / "output of pictured"
-    assert [path.name for path in sorted(output.glob("benchmarks/base_model/*.png"))]
-    assert {path.name[:6] for path in output.glob("validation_images/*.png")} == {"step_3", "step_4"}
-    state = "checkpoint-4/adapter_state.safetensors"
-    assert spread(folder / "output of alone" / state, output / state) < TOLERANCE
+    alone, both = (
+        [path.name for path in sorted((folder / f"output of lora with dropout {how}").rglob("*.png"))]
+        for how in ("alone", "together")
+    )
+    assert len(alone) == 6
+    assert both == alone
 
 
 def test_a_gradient_is_the_sum_of_all_and_missing_where_nobody_has_one(together):
-    assert together[0]["gradients"] == [[[1.0] * 3] * 2, [[2.0] * 3] * 2, None]
+    assert together[0]["gradients"] == [[[1.0] * 3] * 2, [[2.0] * 3] * 2, None, [3.0] * 2]
     assert together[1]["gradients"] == together[0]["gradients"]
 
 
@@ -239,6 +244,14 @@ def test_micro_batches_are_shared_out_and_do_not_depend_on_the_process(project):
         assert torch.equal(batch.latents, other.latents)
 
 
+def test_a_process_that_was_to_have_company_takes_all_batches_and_says_so(project, caplog):
+    run = prepare_run(load_config(project(num_processes=2, gradient_accumulation_steps=2)), StopRequest())
+    assert len(run.source.step(0)) == 4
+    assert run.identity["batch"] == "2 x 4"
+    run.session.processes.expect(2)
+    assert "num_processes is 2, but this process was launched alone" in caplog.text
+
+
 def started(config: Path) -> tuple[subprocess.Popen, list[psutil.Process]]:
     """Start a long run and return it and its processes, by rank, when it begins to train."""
     process = subprocess.Popen(
@@ -264,6 +277,14 @@ def test_an_interrupted_run_saves_a_checkpoint_and_goes_on(project):
     assert f"interrupted after step {step}; resume with the same command" in output
     assert output.count("interrupted after") == 1
     assert not any(worker.is_running() for worker in workers)
+
+
+def test_processes_without_a_launcher_save_a_checkpoint_and_end(project):
+    process, workers = started(project(num_processes=2, max_train_steps=100_000))
+    process.kill()
+    assert "interrupted after" in process.communicate()[0].decode()
+    psutil.wait_procs(workers)
+    assert len(list(Path("output").glob("checkpoint-*"))) == 1
 
 
 def test_a_run_ends_when_one_of_its_processes_is_killed(project):

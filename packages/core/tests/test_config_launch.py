@@ -8,7 +8,8 @@ import pytest
 
 from tuner.cli.launching import launcher_arguments, needs_launch, show_devices
 from tuner.config.loading import load_config
-from tuner.errors import ConfigError
+from tuner.errors import ConfigError, TunerError
+from tuner.training.processes import Processes, join_processes
 
 
 @pytest.fixture(autouse=True)
@@ -138,3 +139,18 @@ def test_a_file_for_one_process_has_no_effect_and_says_so(write_config, file):
     loaded = load_config(write_config(accelerate_config=file(num_processes=1)))
     assert loaded.unread["accelerate_config"] == "num_processes is 1, so nothing is launched"
     assert "accelerate_config" not in load_config(write_config(accelerate_config=file(num_processes=2))).unread
+
+
+def test_a_process_that_nobody_launched_beside_others_is_alone(monkeypatch):
+    assert join_processes.__wrapped__() == Processes()
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert join_processes.__wrapped__() == Processes()
+
+
+def test_a_launch_that_splits_the_model_is_refused(monkeypatch):
+    variables = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "ACCELERATE_USE_FSDP": "true"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(TunerError, match="ACCELERATE_USE_FSDP asks to split the model"):
+        join_processes.__wrapped__()

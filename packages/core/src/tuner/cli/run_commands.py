@@ -15,11 +15,11 @@ logger = logging.getLogger(__name__)
 def train(arguments: Sequence[str]) -> int:
     """Train."""
     loaded = load(arguments)
-    show_receipt(loaded)
     launch = loaded.config.launch
     show_devices(launch)
     if needs_launch(launch):
         return launch_training(launch, arguments)
+    show_receipt(loaded)
     from tuner.training.processes import join_processes
     from tuner.training.run import train as run_training
 

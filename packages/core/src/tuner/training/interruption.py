@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -13,6 +13,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from tuner.errors import TunerError
+from tuner.training.checkpoint import remove_leftovers
+from tuner.training.processes import Processes
 
 
 class StopRequest:
@@ -53,3 +55,17 @@ def alone_in(output_dir: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def claimed(output_dir: Path, processes: Processes) -> Iterator[None]:
+    """Make the output folder, keep other runs out of it and remove what killed ones were writing."""
+    with ExitStack() as held:
+
+        def claim() -> None:
+            output_dir.mkdir(parents=True, exist_ok=True)
+            held.enter_context(alone_in(output_dir))
+            remove_leftovers(output_dir)
+
+        processes.on_main(claim)
+        yield

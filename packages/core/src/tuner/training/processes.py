@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,10 +26,15 @@ from torch import Tensor
 from tuner.errors import TunerError
 from tuner.launched import launched
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 _PATIENCE = timedelta(days=14)
 """How long processes wait for what another one does alone."""
+
+_SPLITS = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
+"""How accelerate's launcher passes on what each process would hold a part of the model for."""
 
 
 class ProcessesError(TunerError):
@@ -44,11 +51,13 @@ class Processes:
         rank: Its number.
         count: How many there are.
         local_rank: Its number on its machine.
+        launcher: Process id of the launcher that looks after them, or None.
     """
 
     rank: int = 0
     count: int = 1
     local_rank: int = 0
+    launcher: int | None = None
     _control: Any = None
 
     @property
@@ -60,6 +69,18 @@ class Processes:
     def is_alone(self) -> bool:
         """Whether there is no other."""
         return self.count == 1
+
+    @property
+    def is_orphaned(self) -> bool:
+        """Whether the launcher is gone: nobody would pass on a request to stop."""
+        return self.launcher is not None and os.getppid() != self.launcher
+
+    def expect(self, count: int) -> None:
+        """Warn if this process was to train with others, and nobody has launched them."""
+        if self.count < count:
+            logger.warning(
+                "num_processes is %d, but this process was launched alone: it takes the others' batches as well", count
+            )
 
     def largest(self, values: Tensor) -> Tensor:
         """Replace each value by the largest of all processes, and return them. They are on the CPU."""
@@ -98,21 +119,21 @@ class Processes:
                     "    -> several machines need output_dir, caches and data sets on shared storage, or equal ones"
                 )
 
-    def on_main(self, work: Callable[[], object]) -> None:
-        """Let the main process do something while the others wait.
+    def on_main(self, work: Callable[[], T]) -> T | None:
+        """Let the main process do something while the others wait; they return None.
 
         Raises:
             ProcessesError: It failed there; in the main process the failure itself is raised.
         """
         failed = True
         try:
-            if self.is_main:
-                work()
+            done = work() if self.is_main else None
             failed = False
         finally:
             failed_there = self.any(failed)
         if failed_there:
             raise ProcessesError("the main process failed; what it says itself tells why")
+        return done
 
     def in_turn(self, work: Callable[[], T]) -> T:
         """Let one process of each machine do something, and the others do the same afterwards.
@@ -152,11 +173,16 @@ def join_processes() -> Processes:
     """Meet the other processes that a launcher has started, or stay alone.
 
     Raises:
-        TunerError: There are fewer devices than processes on this machine.
+        TunerError: There are fewer devices than processes on this machine, or the model is to be split among them.
     """
     process = launched()
     if process is None or process.processes == 1:
         return Processes()
+    if split := [name for name in _SPLITS if parse_flag_from_env(name)]:
+        raise TunerError(
+            f"{split[0]} asks to split the model, but every process holds the whole of it\n"
+            "    -> launch without FSDP, DeepSpeed and Megatron-LM"
+        )
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     accelerated = accelerator not in (None, torch.device("mps")) and not parse_flag_from_env("ACCELERATE_USE_CPU")
     devices = torch.accelerator.device_count() if accelerated else 0
@@ -167,7 +193,8 @@ def join_processes() -> Processes:
         )
     # Left alone without an accelerator, accelerate takes every process for the only one.
     PartialState(cpu=not accelerated, **({} if accelerated else {"backend": "gloo"}))
-    return Processes(*process, _control=dist.new_group(backend="gloo", timeout=_PATIENCE))
+    launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
+    return Processes(*process, launcher, dist.new_group(backend="gloo", timeout=_PATIENCE))
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import json
 import math
 import platform
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tuner.caching.files import write_aside
-from tuner.errors import TunerError
+from tuner.errors import NonFiniteError, TunerError
+from tuner.training.batches import BatchSource
 from tuner.training.guard import NonFiniteStepError, TakenStep
 from tuner.training.identity import scrubbed_settings
+from tuner.training.reduction import whole_step
 from tuner.training.session import Session
 
 _LIBRARIES = ("tuner-core", "torch", "diffusers", "transformers", "peft", "lycoris-lora", "accelerate")
@@ -103,6 +105,26 @@ def write_record(error: NonFiniteStepError, session: Session, identity: dict[str
     text = record.model_dump_json(indent=2) + "\n"
     write_aside(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return path
+
+
+def recorded(
+    error: NonFiniteStepError, session: Session, source: BatchSource, identity: dict[str, str]
+) -> NonFiniteError:
+    """Write the replay record, and describe the step and what to do with the record.
+
+    Where several processes share the step, all of them find it at the same time; it is told with the samples of all.
+    """
+    processes, taken = session.processes, error.taken
+    if not processes.is_alone:
+        batches = replace(source, rank=0, processes=1).step(taken.step - 1)
+        error = error.of(whole_step(taken, batches, processes))
+    if not processes.is_main:
+        return NonFiniteError(str(error))
+    try:
+        advice = f"`tuner replay {write_record(error, session, identity)}` shows where it begins"
+    except OSError as failure:  # the fault itself matters more
+        advice = f"a replay record could not be written: {failure}"
+    return NonFiniteError(f"{error}; {advice}")
 
 
 def read_record(path: Path) -> ReplayRecord:

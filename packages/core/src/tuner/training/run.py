@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +17,6 @@ from tuner.config.loading import LoadedConfig
 from tuner.config.run import RunConfig
 from tuner.data.order import steps_per_epoch
 from tuner.data.plan import Plan
-from tuner.errors import NonFiniteError
 from tuner.events import CheckpointSaved, RunEnded
 from tuner.publishing.access import open_repository
 from tuner.training.announcing import started_event
@@ -29,7 +27,6 @@ from tuner.training.checkpoint import (
     find_checkpoint,
     prune_checkpoints,
     read_checkpoint,
-    remove_leftovers,
     write_checkpoint,
 )
 from tuner.training.data import PreparedData, prepare_data
@@ -45,16 +42,15 @@ from tuner.training.identity import (
     scrubbed_settings,
     write_receipt,
 )
-from tuner.training.interruption import StopRequest, alone_in
+from tuner.training.interruption import StopRequest, claimed
 from tuner.training.loop import Learner, Loop, has_dropout
 from tuner.training.memory_errors import memory_explained, step_remedies
 from tuner.training.offloading import check_offload
 from tuner.training.persistence import load_learner, save_learner
 from tuner.training.picture_rounds import PictureRounds
 from tuner.training.processes import Processes, join_processes
-from tuner.training.reduction import whole_step
 from tuner.training.rehearsal import SHORTEST, Rehearsal, batch_size_of, largest_bucket
-from tuner.training.replay_record import write_record
+from tuner.training.replay_record import recorded
 from tuner.training.scoring import check_scoring
 from tuner.training.session import Session, open_session
 
@@ -84,30 +80,12 @@ def train(loaded: LoadedConfig) -> TrainResult:
     """
     output_dir = loaded.config.model.output_dir
     processes = join_processes()
-    if processes.count < loaded.config.launch.num_processes:
-        logger.warning(
-            "num_processes is %d, but this process was launched alone: it takes the others' batches as well",
-            loaded.config.launch.num_processes,
-        )
-    with StopRequest() as stop, _claimed(output_dir, processes):
+    processes.expect(loaded.config.launch.num_processes)
+    with StopRequest() as stop, claimed(output_dir, processes):
         processes.on_main(lambda: open_repository(loaded.config))
         run = prepare_run(loaded, stop, processes)
         processes.on_main(lambda: write_receipt(loaded, output_dir))
         return run.train()
-
-
-@contextmanager
-def _claimed(output_dir: Path, processes: Processes) -> Iterator[None]:
-    """Keep other runs out of the output folder."""
-    with ExitStack() as held:
-
-        def claim() -> None:
-            output_dir.mkdir(parents=True, exist_ok=True)
-            held.enter_context(alone_in(output_dir))
-            remove_leftovers(output_dir)
-
-        processes.on_main(claim)
-        yield
 
 
 def prepare_run(loaded: LoadedConfig, stop: StopRequest, processes: Processes | None = None) -> Run:
@@ -236,10 +214,10 @@ class Run:
             if step < self.last:
                 outcome = "interrupted"
             else:
-                exported = self._export(step)
+                exported = processes.on_main(lambda: self._export(step))
                 outcome = "done"
         except NonFiniteStepError as error:
-            raise self._explained(error) from error
+            raise recorded(error, self.session, self.source, self.identity) from error
         except KeyboardInterrupt:
             outcome = "interrupted"
             raise
@@ -252,16 +230,6 @@ class Run:
     def _remedies(self) -> list[str]:
         bucket = largest_bucket(self.data.plan)
         return step_remedies(self.session, bucket.dataset, batch_size_of(bucket))
-
-    def _export(self, step: int) -> Path | None:
-        """Export on the main process; the others return None."""
-        done: list[Path] = []
-
-        def export() -> None:
-            done.append(export_result(self.session, self.learner, self.source.step(0)[0], self._metadata(step)))
-
-        self.session.processes.on_main(export)
-        return done[0] if done else None
 
     def _take_steps(self) -> int:
         processes = self.session.processes
@@ -276,7 +244,7 @@ class Run:
         step = self.first
         for step in loop.run(self.first, self.last):
             # Asked once: a request that comes while this step is being dealt with waits for the next one.
-            stops = processes.any(self.stop.requested)
+            stops = processes.any(self.stop.requested or processes.is_orphaned)
             self._after_step(step, loop, stops)
             if stops:
                 break
@@ -334,21 +302,8 @@ class Run:
         prune_checkpoints(self._output_dir, self._config.checkpoints.checkpoints_total_limit)
         self.session.hook.checkpoint_saved(event=CheckpointSaved(step, folder))
 
-    def _explained(self, error: NonFiniteStepError) -> NonFiniteError:
-        """Describe the step with the samples of all processes; all of them found it at the same time."""
-        processes, taken = self.session.processes, error.taken
-        if not processes.is_alone:
-            batches = replace(self.source, rank=0, processes=1).step(taken.step - 1)
-            error = error.of(whole_step(taken, batches, processes))
-        return NonFiniteError(f"{error}; {self._record(error)}" if processes.is_main else str(error))
-
-    def _record(self, error: NonFiniteStepError) -> str:
-        """Write the replay record and say what to do with it."""
-        try:
-            record = write_record(error, self.session, self.identity)
-        except OSError as failure:  # the fault itself matters more
-            return f"a replay record could not be written: {failure}"
-        return f"`tuner replay {record}` shows where it begins"
+    def _export(self, step: int) -> Path:
+        return export_result(self.session, self.learner, self.source.step(0)[0], self._metadata(step))
 
     def _metadata(self, step: int) -> dict[str, str]:
         return export_metadata(self.session, step, self.identity["data"])
