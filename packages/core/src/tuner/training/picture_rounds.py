@@ -62,8 +62,8 @@ class PictureRounds:
             OutOfMemoryError: It does not fit into memory.
         """
         if self._prompts:
-            with self._sampling() as sampler, self._weights(self._labels[-1]):
-                try_picture(sampler, self._prompts[0], self._read, config=self.session.config, facts=self.session.facts)
+            self._rehearse()
+            release_memory()
 
     def make_base(self) -> None:
         """Make the base model's pictures and tell the extensions.
