@@ -12,8 +12,10 @@ import torch
 
 from tuner.cli.main import main
 from tuner.config.loading import load_config
+from tuner.events import RunEnded, RunStarted
 from tuner.flow import AutoShift, SigmaSchedule
 from tuner.randomness import normal_tensor
+from tuner.tracking.summary import Summary
 from tuner.training.evaluation import LossRounds, sigma_grid
 from tuner.training.interruption import StopRequest
 from tuner.training.run import prepare_run, train
@@ -168,6 +170,22 @@ def test_a_run_evaluates_base_live_and_average_and_trains_as_it_would_without(wh
     for name in ("pytorch_lora_weights.safetensors", "checkpoint-5/optimizer.safetensors"):
         assert Path("with", name).read_bytes() == Path("without", name).read_bytes()
     assert not Path("without/evaluations.jsonl").read_text()
+
+
+def test_the_end_says_what_the_run_has_measured(whole):
+    base, live, average = (
+        next(row["metrics"]["eval_loss/pooled"] for row in reversed(rows("with")) if row["label"] == label)
+        for label in ("base model", "live", "ema")
+    )
+    summary = Summary()
+    summary.run_started(RunStarted(None, 0, 5, Path("with"), None))
+    summary.run_ended(RunEnded(5, "done", None))
+    text = " ".join(Path("with/summary.txt").read_text().split())
+    assert f"Evaluation loss after step 5: {live:.4f}, " in text
+    assert f"the base model's {base:.4f}" in text
+    assert f"{abs(live / base - 1):.1%}" in text
+    assert f"The moving average has {average:.4f} after step 5." in text
+    assert "checkpoint-5" in text
 
 
 def test_pictures_to_evaluate_with_are_never_trained_on(evaluated):
