@@ -12,8 +12,11 @@ import torch
 
 from tuner.cli.main import main
 from tuner.config.loading import load_config
+from tuner.errors import ConfigError
+from tuner.events import RunEnded, RunStarted
 from tuner.flow import AutoShift, SigmaSchedule
 from tuner.randomness import normal_tensor
+from tuner.tracking.summary import Summary
 from tuner.training.evaluation import LossRounds, sigma_grid
 from tuner.training.interruption import StopRequest
 from tuner.training.run import prepare_run, train
@@ -145,7 +148,8 @@ def test_equal_weights_give_the_identical_number_and_nothing_is_changed(evaluate
 @pytest.fixture
 def whole(evaluated):
     """A run with evaluations, moving average included, and the same one without."""
-    train(load_config(evaluated(use_ema=True, eval_dataset_pooling=True, output_dir="with", max_train_steps=5)))
+    told = {"eval_dataset_pooling": True, "report_to": "tensorboard"}
+    train(load_config(evaluated(use_ema=True, **told, output_dir="with", max_train_steps=5)))
     settings = {"eval_steps_interval": 0, "output_dir": "without", "max_train_steps": 5}
     train(load_config(evaluated(use_ema=True, **settings)))
 
@@ -168,6 +172,28 @@ def test_a_run_evaluates_base_live_and_average_and_trains_as_it_would_without(wh
     for name in ("pytorch_lora_weights.safetensors", "checkpoint-5/optimizer.safetensors"):
         assert Path("with", name).read_bytes() == Path("without", name).read_bytes()
     assert not Path("without/evaluations.jsonl").read_text()
+
+
+def test_trackers_and_the_end_say_what_the_run_has_measured(whole):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    base, live, average = (
+        next(row["metrics"]["eval_loss/pooled"] for row in reversed(rows("with")) if row["label"] == label)
+        for label in ("base model", "live", "ema")
+    )
+    summary = Summary()
+    summary.run_started(RunStarted(None, 0, 5, Path("with"), None))
+    summary.run_ended(RunEnded(5, "done", None))
+    text = " ".join(Path("with/summary.txt").read_text().split())
+    assert f"Evaluation loss after step 5: {live:.4f}, " in text
+    assert f"the base model's {base:.4f}" in text
+    assert f"{abs(live / base - 1):.1%}" in text
+    assert f"The moving average has {average:.4f} after step 5." in text
+    assert "checkpoint-5" in text
+    events = EventAccumulator("with/logs/simpletuner-testing").Reload()
+    for name, step, value in [("", 5, live), (" (ema)", 5, average), (" (base model)", 0, base)]:
+        last = events.Scalars(f"eval_loss/pooled{name}")[-1]
+        assert (last.step, last.value) == (step, pytest.approx(value, rel=1e-6))
 
 
 def test_pictures_to_evaluate_with_are_never_trained_on(evaluated):
@@ -259,6 +285,12 @@ def test_the_receipt_says_what_is_not_evaluated(evaluated):
     assert not [key for key in load_config(evaluated()).unread if "eval" in key]
     spare = load_config(evaluated(entry={"repeats": 3, "is_regularisation_data": True})).unread
     assert {key for key in spare if key.startswith("far")} == {"far: repeats", "far: is_regularisation_data"}
+
+
+def test_a_data_set_cannot_have_the_name_of_all_together(evaluated):
+    Path("pooled").mkdir()
+    with pytest.raises(ConfigError, match=r"eval_dataset_pooling: .*'pooled'"):
+        load_config(evaluated(held_out=["pooled"], eval_dataset_pooling=True))
 
 
 def test_the_loss_can_be_left_out(evaluated):

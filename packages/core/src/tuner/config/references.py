@@ -85,6 +85,7 @@ def read_references(topics: Mapping[str, Any], given: Mapping[str, Given], readi
         parts["text_cache"] = datasets.text_cache
         _check_regularisation(topics, datasets, data.data_backend_config, given, reading)
         _check_crops(topics, datasets, data.data_backend_config, reading)
+        _check_pooling(topics, datasets, reading)
     model, adapter = topics.get("model"), topics.get("adapter")
     if model and adapter and model.model_type == "lora" and adapter.lora_type == "lycoris":
         parts["lycoris"] = _read_lycoris(topics, given, reading)
@@ -143,6 +144,13 @@ def _check_crops(topics: Mapping[str, Any], datasets: DatasetFile, file: Path, r
                     "set it to false, or train with num_processes 1",
                 )
             )
+
+
+def _check_pooling(topics: Mapping[str, Any], datasets: DatasetFile, reading: Reading) -> None:
+    evaluation = topics.get("evaluation")
+    if evaluation and evaluation.eval_dataset_pooling and any(item.id == "pooled" for item in datasets.eval_datasets):
+        message = "the loss over all evaluation data sets is reported as 'pooled', and a data set has that name"
+        reading.problems.append(Problem(message, key="eval_dataset_pooling", remedy="give the data set another id"))
 
 
 def _read_lycoris(topics: Mapping[str, Any], given: Mapping[str, Given], reading: Reading) -> LycorisConfig | None:

@@ -133,6 +133,11 @@ class PictureRounds:
             return self.learner.trainable.disabled()
         return nullcontext()
 
+    def _rehearse(self) -> None:
+        config, facts = self.session.config, self.session.facts
+        with self._sampling() as sampler, self._weights(self._labels[-1]):
+            try_picture(sampler, self._prompts[0], self._read, config=config, facts=facts)
+
     def _make_all(self, step: int, folders: Mapping[str, Path]) -> dict[str, Files]:
         """Make the pictures of the weights that each label names, in that label's folder."""
         with self._sampling() as sampler:
