@@ -154,7 +154,7 @@ def test_a_server_says_how_long_to_wait(server, answer, expected):
 
 
 def test_a_refusal_is_final_and_redirects_are_not_followed(server, caplog):
-    server.answers = [(404, {}), (302, {"Location": server.url}), (200, {})]
+    server.answers = [(404, {}), (307, {"Location": server.url}), (200, {})]
     delivery = Delivery(raw(server.url, auth_token=SECRET), "webhook 1", wait=lambda *_: False)
     for _ in range(3):
         delivery.put(HELLO)
