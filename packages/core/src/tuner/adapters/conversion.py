@@ -149,7 +149,7 @@ def _to_peft(
     rank, alpha = (Counter(found.values()).most_common(1)[0][0] for found in (ranks, alphas))
     config = LoraConfig(
         r=int(rank),
-        lora_alpha=alpha,  # type: ignore[arg-type]
+        lora_alpha=alpha,
         target_modules=sorted(adapter.layers),
         rank_pattern={layer: own for layer, own in ranks.items() if own != rank},
         alpha_pattern={layer: own for layer, own in alphas.items() if own != alpha},
