@@ -13,7 +13,7 @@ import torch
 from peft import LoraConfig
 from torch import Tensor
 
-from tuner.adapters.files import WEIGHT_FILE, write_tensors
+from tuner.adapters.files import WEIGHT_FILE, placed, write_tensors
 from tuner.adapters.fused import ALPHA, DOWN, UP, fuse, read_ranks, split
 from tuner.adapters.fused import METADATA_KEY as FUSED_KEY
 from tuner.adapters.lokr import upstream_name
@@ -58,13 +58,17 @@ def convert(source: Path, target: Path, form: Format, facts: FamilyFacts) -> Pat
     Raises:
         ExportError: The format cannot hold this adapter, the target exists, or the file cannot be read.
     """
+    if not facts.original_layers:
+        raise ExportError(
+            f"{facts.title} does not say what its layers are called, so its adapters have one format only"
+        )
     adapter = read_adapter(source, facts)
     tensors, metadata = _written(adapter, form, facts)
     file = target if target.suffix == ".safetensors" else target / WEIGHT_FILE
-    write_tensors(file, tensors, metadata)
-    again = read_adapter(file, facts).layers
-    if not _equal(adapter.layers, again):
-        raise ExportError(f"{file} was written, but holds another adapter than {source}; please report this")
+    with placed(file) as aside:
+        write_tensors(aside, tensors, metadata)
+        if not _equal(adapter.layers, read_adapter(aside, facts).layers):
+            raise ExportError(f"{source} in the format {form} would be another adapter; please report this")
     return file
 
 

@@ -54,7 +54,7 @@ class LayerNames:
         for entry in self._layers:
             if (numbers := _numbers(entry.original, original)) is not None:
                 return tuple(template.format(*numbers) for template in entry.layers)
-        raise ExportError(f"{self._title} has no layer {original}\n    -> name the family that the file was made for")
+        raise self._unknown(original)
 
     def dotted(self, names: Iterable[str]) -> Mapping[str, str]:
         """Return LyCORIS' name of each layer -> its name in diffusers.
@@ -69,7 +69,13 @@ class LayerNames:
             for template in entry.layers:
                 if (numbers := _numbers(upstream_name(template), name)) is not None:
                     return template.format(*numbers)
-        raise ExportError(f"{self._title} has no layer {name}\n    -> name the family that the file was made for")
+        raise self._unknown(name)
+
+    def _unknown(self, name: str) -> ExportError:
+        return ExportError(
+            f"{name} is none of the layers that {self._title} gives names to\n    -> name the family that the file was "
+            "made for, or use it in the format that it has"
+        )
 
 
 def templates_of(layers: Iterable[OriginalLayer]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -236,20 +237,27 @@ def _fill_conditionings(session: Session, plans: Sequence[Plan]) -> Conditioning
     config = session.config
     entry, cache = config.text_cache, conditioning_cache(session)
 
+    @functools.cache
     def open_encoder() -> Callable[[Sequence[str], Role], Conditioning]:
         components = session.load("text_encoders")
         return lambda prompts, role: session.hook.encode_prompt(components=components, prompts=prompts, role=role)
 
+    wanted = list(dict.fromkeys(request for plan in plans for request in needed_prompts(config, plan)))
+    encoded = 0
+    # Alone, no row carries padding that came from the rows encoded beside it; and pictures can be made again from their
+    # prompts to the bit, since the company of a row may change its last bits.
+    batch_sizes = {1: list(picture_requests(config)), (1 if session.facts.conditioning_padding else 8): wanted}
     with reporting("conditionings", "prompt") as progress:
-        report = cache.fill(
-            dict.fromkeys(prompt for plan in plans for prompt in needed_prompts(config, plan)),
-            open_encoder=open_encoder,
-            # Alone, no row carries padding that came from the rows encoded beside it.
-            batch_size=1 if session.facts.conditioning_padding else 8,
-            write_batch_size=(entry.write_batch_size if entry else None) or config.caching.write_batch_size,
-            progress=progress,
-        )
-    logger.info("conditionings: %d encoded, %d found in the cache", report.encoded, report.reused)
+        for batch_size, requests in batch_sizes.items():
+            report = cache.fill(
+                requests,
+                open_encoder=open_encoder,
+                batch_size=batch_size,
+                write_batch_size=(entry.write_batch_size if entry else None) or config.caching.write_batch_size,
+                progress=progress,
+            )
+            encoded += report.encoded
+    logger.info("conditionings: %d encoded, %d found in the cache", encoded, len(wanted) - encoded)
     release_memory()
     return cache
 
@@ -257,11 +265,16 @@ def _fill_conditionings(session: Session, plans: Sequence[Plan]) -> Conditioning
 def needed_prompts(config: RunConfig, plan: Plan) -> Iterable[tuple[str, Role]]:
     """Yield every prompt that a run will read, with its role; some more than once."""
     yield "", "unconditional"
-    for prompt in picture_prompts(config):
-        yield prompt.prompt, prompt.role
-    if config.validation.validation_guidance > 1 and picture_prompts(config):
-        yield config.validation.validation_negative_prompt, "negative"
+    yield from picture_requests(config)
     for bucket in plan.buckets:
         for sample in bucket.samples:
             for caption in sample.captions:
                 yield caption, "caption"
+
+
+def picture_requests(config: RunConfig) -> Iterable[tuple[str, Role]]:
+    """Yield every prompt that pictures are made with, with its role."""
+    for prompt in picture_prompts(config):
+        yield prompt.prompt, prompt.role
+    if config.validation.validation_guidance > 1 and picture_prompts(config):
+        yield config.validation.validation_negative_prompt, "negative"

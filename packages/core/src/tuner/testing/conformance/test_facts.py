@@ -44,6 +44,22 @@ def test_sizes_fit_each_other(family: FamilyUnderTest) -> None:
     assert facts.token_limit is None or facts.token_limit > 0
 
 
+def test_original_names_are_one_to_one(family: FamilyUnderTest) -> None:
+    """`original_layers` gives each layer one name, with the same numbers in it."""
+    entries = family.facts.original_layers
+    layers = [layer for entry in entries for layer in entry.layers]
+    assert len(set(layers)) == len(layers), "a layer stands in two entries"
+    assert len({entry.original for entry in entries}) == len(entries), "two entries have the same original name"
+    uneven = [
+        entry.original for entry in entries if {_numbers(name) for name in entry.layers} != {_numbers(entry.original)}
+    ]
+    assert not uneven, f"{uneven} differ in their numbers from their layers"
+
+
+def _numbers(name: str) -> int:
+    return name.count("{}")
+
+
 def test_prompt_limits_are_well_formed(family: FamilyUnderTest) -> None:
     """Limits of prompts belong to tokenizers among the folders of the text encoders, and hold the prompt itself."""
     facts = family.facts

@@ -1,0 +1,105 @@
+"""A picture with an adapter for HiDream-I1. Needs diffusers and PEFT, and LyCORIS for a LoKr; nothing of tuner.
+
+python examples/hidream/inference.py --adapter output/pytorch_lora_weights.safetensors --prompt "a ginger cat"
+"""
+
+import argparse
+import math
+from pathlib import Path
+
+import torch
+from diffusers import HiDreamImagePipeline
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, LlamaModel
+
+
+def main() -> None:
+    """Load, sample, save."""
+    arguments = parse_arguments()
+    dtype = getattr(torch, arguments.dtype)
+    pipeline = load_pipeline(arguments, dtype)
+    if is_lycoris(arguments.adapter):
+        merge_lycoris(arguments.adapter, pipeline.transformer)
+    else:
+        load_lora(arguments.adapter, pipeline)
+    pipeline.transformer.eval()
+    if torch.cuda.is_available():
+        pipeline.enable_model_cpu_offload()  # encoders leave the GPU before the transformer comes
+    picture = pipeline(
+        prompt=arguments.prompt,
+        negative_prompt=arguments.negative,
+        height=arguments.height,
+        width=arguments.width,
+        num_inference_steps=arguments.steps,
+        guidance_scale=arguments.guidance,
+        generator=torch.Generator("cpu").manual_seed(arguments.seed),
+    ).images[0]
+    picture.save(arguments.output)
+
+
+def load_pipeline(arguments: argparse.Namespace, dtype: torch.dtype) -> HiDreamImagePipeline:
+    """Load the pipeline; Llama is not part of its repository."""
+    # A folder may hold Llama in sub-folders, as a repository of Llama does not.
+    nested = (Path(arguments.llama) / "text_encoder_4").is_dir()
+    encoder = {"subfolder": "text_encoder_4"} if nested else {}
+    tokenizer = {"subfolder": "tokenizer_4"} if nested else {}
+    pipeline = HiDreamImagePipeline.from_pretrained(
+        arguments.base,
+        text_encoder_4=LlamaModel.from_pretrained(arguments.llama, dtype=dtype, **encoder),
+        tokenizer_4=AutoTokenizer.from_pretrained(arguments.llama, **tokenizer),
+        torch_dtype=dtype,
+    )
+    # The pipeline makes pictures of about this area; a hair more than asked for undoes its rounding down.
+    side = math.sqrt(arguments.height * arguments.width)
+    pipeline.default_sample_size = side / pipeline.vae_scale_factor * (1 + 1e-9)
+    return pipeline
+
+
+def is_lycoris(file: str) -> bool:
+    """Whether a file is in LyCORIS' format."""
+    return any(name.startswith("lycoris_") for name in load_file(file))
+
+
+def load_lora(file: str, pipeline: HiDreamImagePipeline) -> None:
+    """Apply a LoRA by diffusers' own loader."""
+    path = Path(file)
+    pipeline.load_lora_weights(path.parent, weight_name=path.name)
+
+
+@torch.no_grad()
+def merge_lycoris(file: str, transformer: torch.nn.Module) -> None:
+    """Add a LoKr to the weights, which samples faster than to apply it.
+
+    Not by LyCORIS' own `merge_to`, which scales low-rank matrices twice.
+    """
+    from lycoris import create_lycoris_from_weights
+
+    network, _ = create_lycoris_from_weights(1.0, file, transformer)
+    for module in network.loras:
+        weight = module.org_module[0].weight
+        difference = module.float().get_weight(weight.shape) * module.scalar
+        weight.copy_(weight.float() + difference.to(weight.device))
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    base = "HiDream-ai/HiDream-I1-Full"
+    parser.add_argument("--base", default=base, help="repository or folder")
+    parser.add_argument("--adapter", required=True, help="the adapter's file")
+    parser.add_argument("--prompt", required=True)
+    parser.add_argument("--negative", default="blurry, cropped, ugly", help="what to steer away from")
+    parser.add_argument("--width", type=int, default=1024)
+    parser.add_argument("--height", type=int, default=1024)
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
+    parser.add_argument("--output", default="picture.png")
+    llama = "terminusresearch/HiDream-I1-Llama-3.1-8B-Instruct"
+    parser.add_argument("--llama", default=llama, help="repository or folder of Llama")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
