@@ -68,6 +68,7 @@ def hidream() -> FamilyFacts:
         tiny_autoencoder="madebyollin/taef1",
         options=HiDreamOptions,
         inert_settings={"attention_mechanism": TORCH_ATTENTION},
+        uncompilable=("its experts get other numbers of tokens in every step, and each number would be compiled anew"),
         advice={
             "learning_rate": (
                 "Upstream's claim: LoKr 1e-4 with AdamW, 2e-5 with Lion; standard LoRA 4e-4 for ranks up to 8, 6e-5 "

@@ -7,6 +7,7 @@ from typing import Any
 
 from tuner.config.adapter import AdapterConfig
 from tuner.config.attention import DIFFUSERS, KERNELS
+from tuner.config.compiling import compiling_problems
 from tuner.config.flow import FlowConfig
 from tuner.config.keys import Given
 from tuner.config.memory import MemoryConfig
@@ -29,6 +30,7 @@ def conflicts(topics: Mapping[str, Any], given: Mapping[str, Given], family: Fam
         *_flow(topics),
         *storage_problems(topics, family),
         *_memory(topics),
+        *compiling_problems(topics, family.facts),
     ]
     return [
         Problem(problem.message, given[problem.key].origin if problem.key and problem.key in given else "configuration",

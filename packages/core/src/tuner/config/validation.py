@@ -55,7 +55,10 @@ class ValidationConfig(Topic):
         unread=f"{NOT_YET}: pictures use the adapter as it is",
     )
     validation_torch_compile: bool = setting(
-        False, "Compile the pipeline.", needs=_PICTURES, unread=f"{NOT_YET}: nothing is compiled"
+        False,
+        "Compile the denoiser's blocks while pictures are made, by dynamo_backend or else inductor; pays off where "
+        "there are many pictures of one size.",
+        needs=_PICTURES,
     )
     validation_preview: bool = setting(
         False, "Send pictures while they are sampled.", needs=_PICTURES, unread=f"{NOT_YET}: there are no previews"

@@ -6,8 +6,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from torch import nn
+
 from tuner.caching.conditionings import ConditioningCache
+from tuner.config.compiling import picture_backend
 from tuner.events import ImagesValidated
+from tuner.training.compiling import compiled_by
 from tuner.training.loop import Learner
 from tuner.training.memory_errors import memory_explained, picture_remedies
 from tuner.training.session import Session, release_memory
@@ -50,7 +54,7 @@ class PictureRounds:
         prompts = picture_prompts(config)
         if not prompts or denoiser is None:
             return
-        with self._explained(), evaluating(denoiser):
+        with self._explained(), evaluating(denoiser), self._compiled(denoiser):
             try_picture(self._open(), prompts[0], self._read, config=config, facts=self.session.facts)
         release_memory()
 
@@ -69,7 +73,7 @@ class PictureRounds:
         if not prompts or denoiser is None:
             return
         sampler = self._open()
-        with self._explained(), evaluating(denoiser):
+        with self._explained(), evaluating(denoiser), self._compiled(denoiser):
             files = make_pictures(
                 sampler,
                 prompts,
@@ -90,6 +94,10 @@ class PictureRounds:
         return memory_explained(
             self.session.device, f"a validation picture of {width}x{height}", picture_remedies(self.session)
         )
+
+    def _compiled(self, denoiser: nn.Module) -> AbstractContextManager[None]:
+        config = self.session.config
+        return compiled_by(denoiser, picture_backend(config.launch, config.validation))
 
     def _open(self) -> Sampler:
         loaded = self.session.load("codec", "scheduler")

@@ -28,6 +28,7 @@ from tuner.training.checkpoint import (
     remove_leftovers,
     write_checkpoint,
 )
+from tuner.training.compiling import check_compiling
 from tuner.training.data import PreparedData, prepare_data
 from tuner.training.export import export_result
 from tuner.training.guard import NonFiniteStepError
@@ -111,6 +112,7 @@ def prepare_run_from(checkpoint: Path | None, loaded: LoadedConfig, stop: StopRe
     session = open_session(loaded)
     check_attention(loaded, session.device)
     check_offload(config, session.device)
+    check_compiling(config, session.device)
     if state is not None:
         seed = state["seed"]
     if seed is not None:
