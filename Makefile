@@ -77,6 +77,7 @@ benchmarks: $(INSTALLED) ## ratios against bare loops
 	$(BIN)/python benchmarks/caching.py
 	$(BIN)/python benchmarks/optimisers.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/compiling.py
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) .venv-clean demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from pages import write_or_compare
 from tuner.config.datasets import DatasetConfig, MaskConfig, TableConfig, TextCacheConfig
 from tuner.config.explain import describe_needs, describe_type
 from tuner.config.lycoris import LycorisConfig, LycorisPreset
@@ -38,14 +39,7 @@ has no effect.
 
 def main() -> int:
     """Write the page, or compare it; return 1 if it is out of date."""
-    page = "\n".join(_page()) + "\n"
-    if "--check" not in sys.argv:
-        PAGE.write_text(page, encoding="utf-8")
-        return 0
-    if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == page:
-        return 0
-    print(f"{PAGE} does not say what the models say; write it anew with `make options`", file=sys.stderr)
-    return 1
+    return write_or_compare(PAGE, "\n".join(_page()) + "\n", "options")
 
 
 def _page() -> Iterator[str]:

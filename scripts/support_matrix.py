@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from pages import write_or_compare
 from tuner.plugins import Family, create_manager, import_family, installed_families
 from tuner.quantisation.schemes import SCHEMES
 from tuner.testing.quantising import ADAPTERS, DTYPES, cells
@@ -40,14 +41,7 @@ runs only with `i_know_what_i_am_doing`. On a GPU the same layers are computed b
 
 def main() -> int:
     """Write the page, or compare it; return 1 if it is out of date."""
-    page = "\n".join(_page())
-    if "--check" not in sys.argv:
-        PAGE.write_text(page, encoding="utf-8")
-        return 0
-    if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == page:
-        return 0
-    print(f"{PAGE} does not say what the families allow; write it anew with `make matrix`", file=sys.stderr)
-    return 1
+    return write_or_compare(PAGE, "\n".join(_page()), "matrix")
 
 
 def _page() -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -89,6 +90,20 @@ def project(twin: Path, photographs: Path, tmp_path: Path, monkeypatch: pytest.M
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def digests() -> Callable[[Path], dict[str, str]]:
+    """Hash everything that a checkpoint in a folder holds, but for what names the run and the time."""
+
+    def of(folder: Path) -> dict[str, str]:
+        return {
+            path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and path.name not in ("manifest.json", "training_state.json")
+        }
+
+    return of
 
 
 @pytest.fixture(autouse=True)

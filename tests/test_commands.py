@@ -97,6 +97,12 @@ def test_bad_usage(arguments, code, message, tmp_path, monkeypatch, capsys):
     assert "Traceback" not in captured.err
 
 
+@pytest.mark.parametrize(("command", "usage"), [("replay", "replay RECORD [CONFIG]"), ("cache", "cache [CONFIG]")])
+def test_help_names_the_arguments(command, usage, capsys):
+    assert main([command, "--help"]) == 0
+    assert capsys.readouterr().out.startswith(f"usage: tuner {usage} ")
+
+
 def test_a_twin_is_not_written_over_something(tmp_path, capsys):
     (tmp_path / "mine.txt").write_text("mine")
     assert main(["twin", "sana", str(tmp_path)]) == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from pathlib import Path
 
@@ -30,16 +29,8 @@ RUNS = {
 }
 
 
-def digests(folder: Path) -> dict[str, str]:
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in ("manifest.json", "training_state.json")
-    }
-
-
 @pytest.mark.parametrize("name", RUNS)
-def test_three_and_three_steps_on_a_quantised_base_are_six(project, name, caplog):
+def test_three_and_three_steps_on_a_quantised_base_are_six(project, name, caplog, digests):
     caplog.set_level(logging.INFO, "tuner")
     settings = {**RUNS[name], "cache_dir": "cache"}
     preset = {"full_matrix": True} if "noise" in name else {}

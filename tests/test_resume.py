@@ -1,6 +1,5 @@
 """A run that was stopped, killed or extended gives bit for bit what an undisturbed one gives."""
 
-import hashlib
 import json
 import signal
 import subprocess
@@ -34,17 +33,8 @@ RUNS: dict[str, dict] = {
 }  # fmt: skip
 
 
-def digests(folder: Path) -> dict[str, str]:
-    """Hashes of everything a run's last checkpoint holds."""
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in ("manifest.json", "training_state.json")
-    }
-
-
 @pytest.mark.parametrize("name", RUNS)
-def test_three_and_three_steps_are_six(project, name):
+def test_three_and_three_steps_are_six(project, name, digests):
     scalar = {"use_scalar": True} if "lokr" in name else {}
     settings = {**RUNS[name], "cache_dir": "cache"}
     train(load_config(project(scalar, **settings, output_dir="straight")))
@@ -91,7 +81,7 @@ def run_until_killed(config: Path, place: str, count: int) -> int:
     return subprocess.run(command, capture_output=True, check=False).returncode
 
 
-def test_a_run_killed_again_and_again_ends_the_same(project):
+def test_a_run_killed_again_and_again_ends_the_same(project, digests):
     settings = {"checkpoint_step_interval": 1, "checkpoints_total_limit": 2, "use_ema": True, "cache_dir": "cache"}
     train(load_config(project(**settings, output_dir="straight")))
     config = project(**settings, output_dir="killed")

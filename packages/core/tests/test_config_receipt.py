@@ -31,10 +31,29 @@ def test_features_to_come_are_accepted_and_reported(write_config):
 
 
 def test_values_to_come_are_refused_as_such(write_config):
-    with pytest.raises(ConfigError, match=r"'fp8' is known, but not served yet: input should be 'no'"):
-        load_config(write_config(mixed_precision="fp8"))
+    with pytest.raises(ConfigError, match=r"'tvm' is known, but not served yet: input should be 'no'"):
+        load_config(write_config(dynamo_backend="tvm"))
     with pytest.raises(ConfigError, match="'fp7' is not accepted"):
         load_config(write_config(mixed_precision="fp7"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("mixed_precision", "fp16", "overflows beyond 65504 unless losses are scaled"),
+        ("mixed_precision", "FP8", "computes in 8 bits, which needs CUDA"),
+        ("base_model_precision", "fp8-native", "use fp8-torchao"),
+    ],
+)
+def test_formats_of_other_trainers_are_refused_with_the_reason(write_config, key, value, reason):
+    with pytest.raises(ConfigError, match=f"(?s){key}.*{value} .*{reason}"):
+        load_config(write_config(**{key: value}))
+
+
+def test_reflexflow_is_reported(write_config):
+    settings = {"scheduled_sampling_max_step_offset": 2, "scheduled_sampling_probability": 0.5}
+    loaded = load_config(write_config(**settings, scheduled_sampling_reflexflow=True))
+    assert "with the loss of any other sample" in loaded.unread["scheduled_sampling_reflexflow"]
 
 
 def test_a_key_that_was_renamed_says_so(write_config):

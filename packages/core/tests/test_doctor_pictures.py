@@ -9,8 +9,8 @@ from PIL import Image
 from tuner.config.datasets import DatasetConfig
 from tuner.data.build import build_plan
 from tuner.data.doctor.evaluation import trained_on
-from tuner.data.doctor.finding import Finding
-from tuner.data.doctor.masks import spare_masks
+from tuner.data.doctor.finding import Finding, no_bar
+from tuner.data.doctor.masks import black_masks, spare_masks
 from tuner.data.doctor.pictures import duplicates, enlarged, known_files, left_out
 from tuner.data.doctor.sizes import describe_length, large_encoder_batches, length_as_json, small_buckets
 from tuner.data.index import FileIndex
@@ -203,6 +203,18 @@ def test_masks_of_no_picture(tmp_path, plan_for):
             ("2.png",),
         )
     ]
+
+
+def test_masks_that_are_black_all_over(tmp_path, plan_for):
+    masks = tmp_path / "masks"
+    for name, colour in (("0", 0), ("1", 1), ("2", 0)):
+        picture(tmp_path / "a" / f"{name}.png")
+        picture(masks / f"{name}.png", colour=colour)
+    plan = plan_for(dataset(tmp_path / "a", conditioning_data="masks"), mask_folders={"a": masks})
+    (masks / "2.png").write_bytes(b"damaged since")
+    (found,) = black_masks(plan, no_bar)
+    assert (found.severity, found.where, found.examples) == ("warning", "a", ("a/0.png",))
+    assert found.reason == "1 image has a mask that is black all over, so nothing is learnt"
 
 
 @pytest.fixture

@@ -27,6 +27,12 @@ def test_clipping_by_value_clamps_each_element():
     assert idle.grad is None
 
 
+def test_what_is_not_measured_is_clipped_all_the_same():
+    first, second, _ = graded()
+    assert clip_gradients([first, second], "value", 0.1, measure=False) == {}
+    assert torch.equal(first.grad, torch.tensor([0.1, -0.1, 0.01]))
+
+
 def test_clipping_by_norm_scales_all():
     first, second, _ = graded()
     before = torch.cat([first.grad, second.grad])

@@ -147,6 +147,7 @@ class FamilyFacts:
         conditioning_padding: Conditioning tensors whose rows differ in length -> the value that fills the end of
             shorter rows when they are stacked.
         borrowed_folders: Sub-folder -> hub repository that holds it where the model's own repository lacks it.
+        uncompilable: Why the denoiser's blocks cannot be compiled one by one; empty where they can.
         tiny_autoencoder: Hub repository of a tiny autoencoder for previews, or None.
         options: pydantic model of the family's own settings; its fields join the configuration's keys.
         text_options: Fields of `options` that conditionings depend on; None for all of them.
@@ -180,6 +181,7 @@ class FamilyFacts:
     conditioning_masks: Mapping[str, str] = field(default_factory=dict)
     conditioning_padding: Mapping[str, float] = field(default_factory=dict)
     borrowed_folders: Mapping[str, str] = field(default_factory=dict)
+    uncompilable: str = ""
     tiny_autoencoder: str | None = None
     options: type[BaseModel] = NoOptions
     text_options: tuple[str, ...] | None = None

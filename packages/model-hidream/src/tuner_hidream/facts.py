@@ -78,6 +78,7 @@ def hidream() -> FamilyFacts:
         options=HiDreamOptions,
         inert_settings={"attention_mechanism": TORCH_ATTENTION},
         original_layers=ORIGINAL_LAYERS,
+        uncompilable=("its experts get other numbers of tokens in every step, and each number would be compiled anew"),
         advice={
             "learning_rate": (
                 "Upstream's claim: LoKr 1e-4 with AdamW, 2e-5 with Lion; standard LoRA 4e-4 for ranks up to 8, 6e-5 "

@@ -15,10 +15,12 @@ def settings_help(command: str, summary: str, options: Mapping[str, str]) -> str
     Args:
         command: Its name.
         summary: What it does.
-        options: The command's options that are no settings -> what each one does.
+        options: The command's options that are no settings -> what each one does; capitals name an argument that comes
+            before the configuration.
     """
+    arguments = "".join(f" {option}" for option in options if option.isupper())
     lines = [
-        f"usage: tuner {command} [CONFIG] [--key value | key=value ...]",
+        f"usage: tuner {command}{arguments} [CONFIG] [--key value | key=value ...]",
         "",
         f"{summary}. CONFIG is a JSON, TOML or YAML file or a config.env; without it, config.json",
         "(.toml, .yaml, .env) is looked for in the working directory, then in config/;",

@@ -10,6 +10,7 @@ from typing import Any
 
 from tuner.config.adapter import AdapterConfig
 from tuner.config.attention import DIFFUSERS, KERNELS
+from tuner.config.compiling import compiling_problems
 from tuner.config.dataset_file import is_folder
 from tuner.config.evaluation import EvaluationConfig
 from tuner.config.flow import FlowConfig
@@ -37,6 +38,7 @@ def conflicts(topics: Mapping[str, Any], given: Mapping[str, Given], family: Fam
         *_memory(topics),
         *_launch(topics),
         *_evaluation(topics),
+        *compiling_problems(topics, family.facts),
     ]
     return [
         Problem(problem.message, given[problem.key].origin if problem.key and problem.key in given else "configuration",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from pydantic import field_validator
 
 from tuner.config.optimisation import OptimisationConfig
-from tuner.config.settings import NOT_YET, Topic, setting
+from tuner.config.settings import Topic, setting
 from tuner.errors import Problem
 
 
@@ -25,7 +26,13 @@ class LaunchConfig(Topic):
     accelerate_config: Path | None = setting(
         None, "Configuration file of accelerate, which also says how several machines find each other."
     )
-    dynamo_backend: str = setting("no", "Compiler of the denoiser.", unread=f"{NOT_YET}: nothing is compiled")
+    dynamo_backend: Literal["no", "inductor", "eager", "aot_eager"] = setting(
+        "no",
+        "Compiler of the denoiser's blocks in training: no, inductor for speed, or eager and aot_eager, which only "
+        "trace, to find what a compiler stumbles over. Each kind of block is compiled once for each picture size, "
+        "which takes from seconds to minutes.",
+        known=("cudagraphs", "onnxrt", "openxla", "tensorrt", "tvm", "ipex"),
+    )
 
     @field_validator("accelerate_visible_devices")
     @classmethod
@@ -34,6 +41,14 @@ class LaunchConfig(Topic):
         if value is not None and (not names or not all(names) or len(set(names)) < len(names)):
             raise ValueError(f"{value!r} does not name devices: give each number once, as 0,1 or [0, 1]")
         return value
+
+    @field_validator("dynamo_backend", mode="before")
+    @classmethod
+    def _case_is_free(cls, value: object) -> object:
+        # accelerate writes them in capitals, and YAML reads a bare `no` as false.
+        if value is False:
+            return "no"
+        return value.lower() if isinstance(value, str) else value
 
     @property
     def visible_devices(self) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import field_validator
 
 from tuner.config.attention import DIFFUSERS, KERNELS, checked_name
-from tuner.config.settings import NOT_YET, Topic, setting
+from tuner.config.settings import Topic, setting
 
 _GROUPS = {"enable_group_offload": (True,)}
 _BLOCKS = {**_GROUPS, "group_offload_type": ("block_level",)}
@@ -60,8 +60,15 @@ class MemoryConfig(Topic):
         f"Attention kernel of the denoiser: {DIFFUSERS} (its own choice), {', '.join(KERNELS)}.",
     )
     deepspeed_config: str | dict[str, Any] | None = setting(
-        None, "DeepSpeed's settings, or a file that holds them.", unread=f"{NOT_YET}: training uses one device"
+        None,
+        "DeepSpeed's settings, as JSON or a file that holds them. Checked against the other settings and then refused: "
+        "this version has no DeepSpeed engine.",
     )
+
+    @field_validator("deepspeed_config", mode="before")
+    @classmethod
+    def _words_for_none(cls, value: object) -> object:
+        return None if value is False or (isinstance(value, str) and value.lower() in {"none", "false"}) else value
 
     @field_validator("attention_mechanism")
     @classmethod

@@ -17,18 +17,32 @@ StoredPrecision = Literal[
 ENCODER_KEYS = tuple(f"text_encoder_{number}_precision" for number in range(1, 5))
 """Settings of the text encoders, in the order in which families count theirs."""
 
+_REFUSED = {
+    "fp16": (
+        "loses gradients below 6e-8 and overflows beyond 65504 unless losses are scaled, which this version does not "
+        "do; use bf16, which takes the same memory and needs no scaling, or no"
+    ),
+    "fp8": (
+        "computes in 8 bits, which needs CUDA and an engine that this version does not have; use bf16, and "
+        "base_model_precision to store a frozen base model in 8 bits"
+    ),
+    "fp8-native": (
+        "casts whole layers to 8 bits and back, which fails while training; use fp8-torchao, which stores the same bits"
+    ),
+}
+"""Formats that other trainers have -> why this one has not."""
+
 
 class PrecisionConfig(Topic):
     """Number formats of the denoiser, the trained weights and the encoders."""
 
     mixed_precision: Literal["no", "bf16"] = setting(
-        "bf16", "Format of the denoiser and of what trains: bf16, or no for float32.", known=("fp16", "fp8")
+        "bf16", "Format of the denoiser and of what trains: bf16, or no for float32."
     )
     base_model_precision: StoredPrecision = setting(
         "no_change",
         "Storage format of the frozen base model.",
         needs={"model_type": ("lora",)},
-        known=("fp8-native",),
     )
     text_encoder_1_precision: StoredPrecision = setting("no_change", "Storage format of the first text encoder.")
     text_encoder_2_precision: StoredPrecision = setting("no_change", "Storage format of the second text encoder.")
@@ -51,6 +65,13 @@ class PrecisionConfig(Topic):
                 "pipeline lets a diffusers pipeline quantise while it loads, but here parts are loaded one by one; "
                 "use cpu, or accelerator"
             )
+        return value
+
+    @field_validator("mixed_precision", "base_model_precision", mode="before")
+    @classmethod
+    def _says_why_not(cls, value: object) -> object:
+        if isinstance(value, str) and value.lower() in _REFUSED:
+            raise ValueError(f"{value} {_REFUSED[value.lower()]}")
         return value
 
     @field_validator("mixed_precision", mode="before")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tuner.config.dataset_file import DatasetFile, parse_dataset_file
+from tuner.config.deepspeed import deepspeed_problems
 from tuner.config.keys import Given, describe_errors
 from tuner.config.lycoris import LycorisConfig
 from tuner.config.placeholders import Expansion
@@ -89,6 +91,8 @@ def read_references(topics: Mapping[str, Any], given: Mapping[str, Given], readi
     model, adapter = topics.get("model"), topics.get("adapter")
     if model and adapter and model.model_type == "lora" and adapter.lora_type == "lycoris":
         parts["lycoris"] = _read_lycoris(topics, given, reading)
+    if (memory := topics.get("memory")) and memory.deepspeed_config:
+        _check_deepspeed(memory.deepspeed_config, topics, given, reading)
     if topics.get("validation"):
         parts |= _read_prompts(topics, given, reading)
     if (publishing := topics.get("publishing")) and publishing.webhook_config is not None:
@@ -168,6 +172,32 @@ def _read_lycoris(topics: Mapping[str, Any], given: Mapping[str, Given], reading
         return None
     reading.problems += adapter_problems(topics, lycoris, str(found))
     return lycoris
+
+
+def _check_deepspeed(
+    value: str | dict[str, Any], topics: Mapping[str, Any], given: Mapping[str, Given], reading: Reading
+) -> None:
+    """Check what DeepSpeed would be told, and refuse: without its engine the run would be another one."""
+    key, content, origin = "deepspeed_config", value, given["deepspeed_config"].origin
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            content = json.loads(value)
+        except json.JSONDecodeError as error:
+            reading.problems.append(Problem(f"is no JSON: {error}", origin, key))
+    elif isinstance(value, str):
+        found = reading.find(Path(value), given[key], key)
+        content = (reading.read(found) or {}) if found else {}
+        origin = str(found) if found else origin
+    if not isinstance(content, str):
+        reading.problems += deepspeed_problems(content, origin, topics)
+    reading.problems.append(
+        Problem(
+            "this version has no DeepSpeed engine, and training without it would be another run",
+            given[key].origin,
+            key,
+            "leave it out; gradient_checkpointing and optimizer_release_gradients spare memory on one device",
+        )
+    )
 
 
 def _read_prompts(topics: Mapping[str, Any], given: Mapping[str, Given], reading: Reading) -> dict[str, Any]:

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 _ON = {"scheduled_sampling_max_step_offset": (True,), "scheduled_sampling_probability": (True,)}
+_REFLEXFLOW = (
+    f"{NOT_YET}: ReflexFlow (Huang et al. 2025, arXiv 2512.04904) is not part of it; a rollout learns the velocity "
+    "that leads from where it got to the clean latent, with the loss of any other sample"
+)
 _RAMP = {**_ON, "scheduled_sampling_ramp_steps": (True,)}
 
 
@@ -41,20 +45,15 @@ class ScheduledSamplingConfig(Topic):
     scheduled_sampling_order: int = setting(
         2, "Order of dpm and unipc.", ge=1, le=2, needs={**_ON, "scheduled_sampling_sampler": ("dpm", "unipc")}
     )
-    scheduled_sampling_reflexflow: bool = setting(
-        False,
-        "Weight the loss by how far a rollout drifted.",
-        needs=_ON,
-        unread=f"{NOT_YET}: rollouts are not weighted",
-    )
+    scheduled_sampling_reflexflow: bool = setting(False, "The loss of ReflexFlow.", needs=_ON, unread=_REFLEXFLOW)
     scheduled_sampling_reflexflow_alpha: float = setting(
-        1.0, "Strength of that weight.", ge=0, needs=_ON, unread=f"{NOT_YET}: rollouts are not weighted"
+        1.0, "A weight of ReflexFlow's loss.", ge=0, needs=_ON, unread=_REFLEXFLOW
     )
     scheduled_sampling_reflexflow_beta1: float = setting(
-        10.0, "First shape of that weight.", ge=0, needs=_ON, unread=f"{NOT_YET}: rollouts are not weighted"
+        10.0, "A weight of ReflexFlow's loss.", ge=0, needs=_ON, unread=_REFLEXFLOW
     )
     scheduled_sampling_reflexflow_beta2: float = setting(
-        1.0, "Second shape of that weight.", ge=0, needs=_ON, unread=f"{NOT_YET}: rollouts are not weighted"
+        1.0, "A weight of ReflexFlow's loss.", ge=0, needs=_ON, unread=_REFLEXFLOW
     )
     scheduled_sampling_start_step: int = setting(0, "Steps before the first rollout.", unit="steps", ge=0, needs=_ON)
     scheduled_sampling_ramp_steps: int = setting(

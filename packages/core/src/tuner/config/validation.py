@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import field_validator
 
-from tuner.config.settings import NOT_YET, Topic, setting
+from tuner.config.settings import Topic, setting
 
 _PICTURES = {"validation_step_interval": (True,)}
 
@@ -54,7 +54,10 @@ class ValidationConfig(Topic):
         needs={**_PICTURES, "model_type": ("lora",)},
     )
     validation_torch_compile: bool = setting(
-        False, "Compile the pipeline.", needs=_PICTURES, unread=f"{NOT_YET}: nothing is compiled"
+        False,
+        "Compile the denoiser's blocks while pictures are made, by dynamo_backend or else inductor; pays off where "
+        "there are many pictures of one size.",
+        needs=_PICTURES,
     )
     validation_preview: bool = setting(
         False, "Send pictures while they are sampled.", needs={**_PICTURES, "webhook_config": (True,)}

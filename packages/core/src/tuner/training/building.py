@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from tuner.adapters.base import Trainable
 from tuner.adapters.create import create_trainable
 from tuner.config import RunConfig
+from tuner.config.compiling import training_backend
 from tuner.config.ema import EmaConfig
 from tuner.flow import AutoShift
 from tuner.optim.ema import MovingAverage
@@ -16,6 +17,7 @@ from tuner.optim.optimizers import create_optimizer
 from tuner.optim.schedules import Schedule
 from tuner.training.attention import use_attention
 from tuner.training.batches import BatchSource
+from tuner.training.compiling import compile_blocks
 from tuner.training.data import PreparedData
 from tuner.training.loop import Learner
 from tuner.training.offloading import HOST, group_offload, place_trainable
@@ -57,6 +59,8 @@ def build_learner(session: Session, *, fresh: bool) -> Learner:
         place_trainable(trainable, session.device)
     if config.optimisation.gradient_checkpointing:
         recompute_blocks(denoiser, session.facts.title, config.optimisation.gradient_checkpointing_interval or 1)
+    if backend := training_backend(config.launch):
+        compile_blocks(denoiser, backend, session.facts.title)
     denoiser.train()
     return Learner(components, trainable, _optimizer(session, trainable), _average(config.ema, trainable))
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from tuner.adapters.reopen import load_exported
 from tuner.errors import ExportError
 from tuner.training.batches import DrawnBatch
+from tuner.training.compiling import compiled_by
 from tuner.training.loop import Learner
 from tuner.training.offloading import HOST, group_offload
 from tuner.training.session import Session, release_memory
@@ -104,7 +105,7 @@ def _make_room(target: Path, replacement: Path) -> None:
 def _velocity(session: Session, components: Components, probe: DrawnBatch) -> Tensor:
     assert components.denoiser is not None
     batch: Batch = probe.noised(session.device, session.dtype)
-    with evaluating(components.denoiser):
+    with evaluating(components.denoiser), compiled_by(components.denoiser, None):
         return session.hook.compute_loss(components=components, batch=batch).velocity.float().cpu()
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grad_value_
 
 from tuner.adapters.base import Trainable
 from tuner.config import RunConfig
@@ -164,13 +163,8 @@ class Loop:
         optimisation, optimizer = self._config.optimisation, self._learner.optimizer
         if isinstance(optimizer, ReleasedOptimizer):
             return optimizer.measured()
-        method = optimisation.grad_clip_method
         limit = 0.0 if optimisation.optimizer_spec.bounds_itself else optimisation.max_grad_norm
-        if method == "value" and limit and not logged:
-            # The size that is reported costs a pass over all gradients, which takes longer than the clamping itself.
-            clip_grad_value_(self._parameters, limit)
-            return {}
-        return clip_gradients(self._parameters, method, limit)
+        return clip_gradients(self._parameters, optimisation.grad_clip_method, limit, measure=logged)
 
     def _is_logged(self, taken: int) -> bool:
         return taken == 1 or taken % self._config.tracking.log_interval == 0

@@ -11,7 +11,9 @@ from pathlib import Path
 from torch import nn
 
 from tuner.caching.conditionings import ConditioningCache
+from tuner.config.compiling import picture_backend
 from tuner.events import ImagesValidated
+from tuner.training.compiling import compiled_by
 from tuner.training.loop import Learner
 from tuner.training.memory_errors import memory_explained, picture_remedies
 from tuner.training.scoring import score_pictures
@@ -121,7 +123,12 @@ class PictureRounds:
         denoiser = self.learner.components.denoiser
         assert denoiser is not None
         sampler = self._open()
-        with self._explained(), evaluating(denoiser), self._rescaled(sampler, denoiser):
+        with (
+            self._explained(),
+            evaluating(denoiser),
+            self._compiled(denoiser),
+            self._rescaled(sampler, denoiser),
+        ):
             yield sampler
 
     def _weights(self, label: str) -> AbstractContextManager[None]:
@@ -204,6 +211,10 @@ class PictureRounds:
             scale=validation.validation_guidance,
             share=validation.validation_guidance_rescale,
         )
+
+    def _compiled(self, denoiser: nn.Module) -> AbstractContextManager[None]:
+        config = self.session.config
+        return compiled_by(denoiser, picture_backend(config.launch, config.validation))
 
     def _open(self) -> Sampler:
         loaded = self.session.load("codec", "scheduler")

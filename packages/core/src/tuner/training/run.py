@@ -29,6 +29,7 @@ from tuner.training.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
+from tuner.training.compiling import check_compiling
 from tuner.training.data import PreparedData, prepare_data
 from tuner.training.evaluation import LossRounds
 from tuner.training.export import export_result
@@ -125,6 +126,7 @@ def prepare_run_from(
     session = open_session(loaded, processes)
     check_attention(loaded, session.device)
     check_offload(config, session.device)
+    check_compiling(config, session.device)
     if state is not None:
         seed = state["seed"]
     if seed is not None:

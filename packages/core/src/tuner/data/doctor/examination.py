@@ -41,6 +41,7 @@ def examine(
     yield from evaluation.trained_on(plan, evaluated, files, index, bar)
     yield from pictures.enlarged(plan, files)
     yield from masks.spare_masks(plan, mask_folders)
+    yield from masks.black_masks(plan, bar)
     yield from captions.equal_captions(plan, config.datasets)
     yield from captions.file_names(plan, config.datasets)
     yield from captions.placeholders(plan, config.datasets, _prompts(config))
