@@ -232,7 +232,7 @@ def events(config, folder: Path) -> list[tuple[str, object]]:
         ("run_started", RunStarted(config, 0, 4, folder, facts, {"base_model": "toy"})),
         ("step_ended", StepEnded(1, torch.tensor(0.5), 1e-3, 2, {"norm": torch.tensor(2.0)}, True)),
         ("previewed", Previewed(2, "cat", "a cat", 5, 20, 0.75, preview)),
-        ("images_validated", ImagesValidated(2, "live", {"cat": (folder / "p.png",)}, {"cat": "a cat"})),
+        ("images_validated", ImagesValidated(2, "live", {}, {"cat": "a cat"}, {"cat": (folder / "p.png",)})),
         ("evaluated", Evaluated(2, "live", {"eval_loss/pictures": 0.25}, {"by_sigma": ((0.5, 0.25),)})),
         ("checkpoint_saved", CheckpointSaved(2, folder / "checkpoint-2")),
         ("run_ended", RunEnded(2, "failed", None)),

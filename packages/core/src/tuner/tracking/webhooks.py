@@ -68,7 +68,7 @@ class Webhooks:
     @hookimpl
     def images_validated(self, event: ImagesValidated) -> None:
         """Send the pictures, prompt by prompt."""
-        for nickname, files in event.files.items():
+        for nickname, files in event.shown.items():
             prompt = event.prompts.get(nickname, "")
             text = f"step {event.step}, {event.label}, {nickname}: {prompt}"
             data = {"step": event.step, "label": event.label, "nickname": nickname, "prompt": prompt}
