@@ -25,11 +25,6 @@ def test_every_setting_has_a_row_with_its_origin(project, write_config):
     assert rows["pictures: instance_data_dir"].origin == "data set file"
 
 
-def test_features_to_come_are_accepted_and_reported(write_config):
-    loaded = load_config(write_config(dynamo_backend="inductor"))
-    assert loaded.unread["dynamo_backend"] == "not served yet: nothing is compiled"
-
-
 def test_values_to_come_are_refused_as_such(write_config):
     with pytest.raises(ConfigError, match=r"'tvm' is known, but not served yet: input should be 'no'"):
         load_config(write_config(dynamo_backend="tvm"))
@@ -93,9 +88,8 @@ def test_a_story_lists_every_layer(project, write_config):
 
 
 def test_a_story_says_why_nothing_reads_a_setting(write_config):
-    loaded = load_config(write_config(ema_decay=0.9, num_machines=2))
+    loaded = load_config(write_config(ema_decay=0.9))
     assert "  read:     no: use_ema is False" in explain(loaded, "ema_decay")
-    assert "  read:     no: not served yet: one process trains on one device" in explain(loaded, "num_machines")
     assert "  pictures: 0 (default)" in explain(loaded, "repeats")
     with pytest.raises(ConfigError, match="did you mean learning_rate"):
         explain(loaded, "learning_rat")

@@ -235,3 +235,21 @@ def test_both_places_of_conversion_give_the_same_weights(name):
         store_frozen(net, SCHEMES[name], (), via=via, device=cuda)
     for one, other in zip(stored_layers(nets[0]).values(), stored_layers(nets[1]).values(), strict=True):
         assert torch.equal(dequantised_weight(one), dequantised_weight(other))
+
+
+def test_a_process_that_was_killed_while_it_compiled_keeps_nobody_waiting(tmp_path, monkeypatch):
+    from optimum.quanto.library.extensions.extension import get_extension
+
+    from tuner.quantisation.quanto import unblock_compiling
+
+    build = tmp_path / "build"
+    build.mkdir()
+    monkeypatch.setattr(get_extension("quanto_cpp"), "build_directory", str(build))
+    (build / "lock").touch()
+    held = unblock_compiling.__wrapped__()
+    assert held is not None
+    assert not (build / "lock").exists()
+    # The process lives, so what it does now is no leftover.
+    (build / "lock").touch()
+    assert unblock_compiling.__wrapped__() is None
+    assert (build / "lock").exists()

@@ -103,7 +103,10 @@ def events(folder):
         ("run_started", RunStarted(None, 0, 4, folder, None, {}, {"seed": 1})),
         ("step_ended", StepEnded(1, torch.tensor(0.5), 1e-3, 2, {"norm": torch.tensor(2.0)}, True)),
         ("step_ended", StepEnded(2, torch.tensor(0.25), 1e-3, 2, {}, False)),
-        ("images_validated", ImagesValidated(2, "live", {"cat": (folder / "p.png",)}, {"cat": "a cat"})),
+        (
+            "images_validated",
+            ImagesValidated(2, "live", {"cat": (folder / "p.png",)}, {"cat": "a cat"}, {"cat": (folder / "p.png",)}),
+        ),
         ("evaluated", Evaluated(0, "base model", {"eval_loss": 0.75})),
         ("evaluated", Evaluated(2, "live", {"eval_loss": 0.25}, {"by_sigma": ((0.5, 0.25),)})),
         ("evaluated", Evaluated(2, "ema", {"eval_loss": 0.125})),
