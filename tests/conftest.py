@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from safetensors import deserialize
 
 from tuner.types import Batch, ComponentRequest, Components, Part
 
@@ -25,6 +26,17 @@ collect_ignore = ["third_party"]
 
 FAMILY = "sana"
 Project = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def weights() -> Callable[[Path], dict[str, tuple[str, list[int], bytes]]]:
+    """Return a file's tensors to the bit: dtype, shape and bytes by name. What it records of its run stays out."""
+
+    def read(file: Path) -> dict[str, tuple[str, list[int], bytes]]:
+        tensors = deserialize(file.read_bytes())
+        return {name: (entry["dtype"], entry["shape"], bytes(entry["data"])) for name, entry in tensors}
+
+    return read
 
 
 @pytest.fixture(scope="session")

@@ -60,10 +60,6 @@ def test_every_family_samples_and_heeds_the_negative_prompt(family, tmp_path, mo
     base = picture("--family", family.family.facts.name, "--precision", "no", "--negative", "a dog")
     assert (lora != base).any()
     assert (lokr != base).any()
-    if family.family.facts.canvas_limit:
-        assert main(["generate", "--adapter", str(family.lora), "--base", str(family.folder), "--prompt", "a",
-                     "--resolution", "2048"]) == 2  # fmt: skip
-        assert "2048x2048 is too large" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("module_class", [LoConModule, LohaModule])

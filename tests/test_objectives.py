@@ -177,10 +177,10 @@ def test_rollouts_take_up_to_the_offset_steps_without_gradient(project):
 
 
 @pytest.mark.parametrize("off", [{"scheduled_sampling_probability": 0.0}, {"scheduled_sampling_max_step_offset": 0}])
-def test_rollouts_are_off_unless_both_settings_are_on(project, off):
+def test_rollouts_are_off_unless_both_settings_are_on(project, off, weights):
     train(load_config(project(**{**ROLLOUTS, **off}, output_dir="off", max_train_steps=2)))
     train(load_config(project(output_dir="without", max_train_steps=2)))
-    results = [Path(name, "pytorch_lora_weights.safetensors").read_bytes() for name in ("off", "without")]
+    results = [weights(Path(name, "pytorch_lora_weights.safetensors")) for name in ("off", "without")]
     assert results[0] == results[1]
 
 

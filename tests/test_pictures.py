@@ -46,10 +46,10 @@ def recorder(monkeypatch):
 
 
 @pytest.fixture
-def without_pictures(project):
-    """The bytes that a run exports which makes no pictures."""
+def without_pictures(project, weights):
+    """The tensors that a run exports which makes no pictures."""
     result = train(load_config(project(**TRAINING, output_dir="without")))
-    return result.exported.read_bytes(), Path("without/ema/pytorch_lora_weights.safetensors").read_bytes()
+    return weights(result.exported), weights(Path("without/ema/pytorch_lora_weights.safetensors"))
 
 
 def pixels(path):
@@ -69,11 +69,11 @@ def names(folder):
     return sorted(path.name for path in Path(folder).glob("*.png"))
 
 
-def test_base_trained_and_average_side_by_side(project, recorder, without_pictures, twin):
+def test_base_trained_and_average_side_by_side(project, recorder, without_pictures, twin, weights):
     settings = {**PICTURES, "validation_guidance_rescale": 0.7, "report_to": "tensorboard"}
     result = train(load_config(project(**TRAINING, **settings)))
     average = Path("output/ema/pytorch_lora_weights.safetensors")
-    assert (result.exported.read_bytes(), average.read_bytes()) == without_pictures
+    assert (weights(result.exported), weights(average)) == without_pictures
     nicknames = ("unconditional", "validation")
     for step in (2, 3):
         for name in (f"{nickname}_{size}" for nickname in nicknames for size in SIZES):
@@ -122,12 +122,12 @@ def assert_is_what_the_average_samples(config, average, twin):
     assert error <= 1 < np.abs(live - shown).max()
 
 
-def test_the_adapters_strength_in_pictures_alone(project, without_pictures):
+def test_the_adapters_strength_in_pictures_alone(project, without_pictures, weights):
     Path("prompts.json").write_text(json.dumps({"half": {"prompt": "a cat", "adapter_strength": 0.5}, "none": "a cat"}))
     settings = {"validation_lycoris_strength": 0, "user_prompt_library": "prompts.json", "ema_validation": "ema_only"}
     result = train(load_config(project(**TRAINING, **PICTURES, **settings)))
     average = Path("output/ema/pytorch_lora_weights.safetensors")
-    assert (result.exported.read_bytes(), average.read_bytes()) == without_pictures
+    assert (weights(result.exported), weights(average)) == without_pictures
     base, trained = Path("output/benchmarks/base_model"), Path("output/validation_images/ema")
     for nickname in ("validation", "unconditional", "none", "half"):
         for size in SIZES:

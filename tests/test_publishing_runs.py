@@ -63,7 +63,7 @@ def pixels(path) -> np.ndarray:
 def check_code(card: ModelCard, output: Path) -> None:
     """The picture that the code makes is that of validation, but for roundings of bfloat16."""
     made = run_code(code_of(str(card)))
-    trained = pixels(output / "validation_images/step_4_validation_0_128x192.png")
+    trained = pixels(output / "validation_images/live/step_4_validation_0_128x192.png")
     base = pixels(output / "benchmarks/base_model/step_0_validation_0_128x192.png")
     assert np.abs(made - trained).mean() < 0.02 * np.abs(base - trained).mean()
 
@@ -79,7 +79,7 @@ def test_the_code_of_the_card_makes_the_picture_that_validation_made(hub, projec
         assert (repository / file.relative_to(result)).read_bytes() == file.read_bytes()
     card = ModelCard.load(repository / "README.md")
     assert card.data.widget == [
-        {"text": PROMPT, "output": {"url": "validation_images/step_4_validation_0_128x192.png"}}
+        {"text": PROMPT, "output": {"url": "validation_images/live/step_4_validation_0_128x192.png"}}
     ]
     assert (repository / card.data.widget[0]["output"]["url"]).is_file()
     assert f"someone/sana-{kind}-output" in code_of(str(card))

@@ -70,8 +70,8 @@ except TunerError as error:
 
 honest = loop.backward_step
 
-def poisoned(*arguments):
-    losses = honest(*arguments)
+def poisoned(*arguments, **options):
+    losses = honest(*arguments, **options)
     losses.samples[0].fill_(float("nan"))
     return losses._replace(total=losses.total * float("nan"))
 

@@ -223,9 +223,7 @@ def _aligned(size: tuple[int, int], family: Family) -> tuple[int, int]:
 
 
 def _oversized(sizes: tuple[tuple[int, int], ...], family: Family, source: ModelSource) -> Iterator[Problem]:
-    canvas, longest = family.facts.canvas_limit, side_limit(source, family.facts)
+    longest = side_limit(source, family.facts)
     for width, height in sizes:
         if longest is not None and max(width, height) > longest:
             yield Problem(f"{width}x{height} is too large: sides end at {longest} pixels", _LINE, "resolution")
-        elif canvas is not None and width * height > canvas:
-            yield Problem(f"{width}x{height} is too large: at most {canvas:,} pixels in all", _LINE, "resolution")
