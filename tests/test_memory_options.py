@@ -99,7 +99,7 @@ def test_slicing_and_tiling_reach_the_autoencoder(project, caplog):
 
 
 @pytest.mark.parametrize("asked", ["sageattention", "xformers", "native-math"])
-def test_a_family_with_attention_of_its_own_falls_back(project, caplog, asked):
+def test_a_family_with_attention_of_its_own_falls_back(project, caplog, asked, weights):
     assert "attention_mechanism" in load_family("sana").facts.inert_settings
     plain = train(load_config(project(max_train_steps=1, output_dir="plain"))).exported
     loaded = load_config(project(max_train_steps=1, attention_mechanism=asked, output_dir="asked"))
