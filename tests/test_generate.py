@@ -72,8 +72,12 @@ def validation_picture(run: Path, nickname: str = "validation") -> np.ndarray:
 @pytest.mark.parametrize("place", ["", "checkpoint-2", "pytorch_lora_weights.safetensors"])
 def test_an_adapters_picture_is_the_runs_own(kind, place, runs, generate):
     first, second = generate("--adapter", runs / kind / place, "--prompt", "a cat/dog", "--prompt", "")
-    np.testing.assert_array_equal(pixels(first), validation_picture(runs / kind))
-    np.testing.assert_array_equal(pixels(second), validation_picture(runs / kind, "unconditional"))
+    for picture, nickname in ((first, "validation"), (second, "unconditional")):
+        difference = np.abs(pixels(picture) - validation_picture(runs / kind, nickname))
+        # Layers of a LoRA that lie elsewhere in memory may differ in the last bit, which now and then rounds to another
+        # level.
+        assert difference.max() <= (1 if kind == "lora" else 0)
+        assert (difference > 0).mean() <= 1e-3
     assert first.name == f"a cat_dog_7_{SIZE}.png"
 
 

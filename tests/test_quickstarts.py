@@ -85,5 +85,4 @@ def test_a_quickstart_runs_as_it_stands(family, photographs, tmp_path):
     assert len(list((project / "pictures").glob("*.png"))) == 2
     receipt = json.loads((output / "settings_receipt.json").read_text(encoding="utf-8"))
     own = json.loads((project / "config" / "config.json").read_text(encoding="utf-8"))
-    unread = {key: row for key, row in receipt["settings"].items() if key in own and row.get("unread")}
-    assert not unread
+    assert not [row for row in receipt if row["key"] in own and row["unread"]]
