@@ -10,7 +10,7 @@ MODEL_PACKAGES := $(addprefix packages/model-,$(FAMILIES))
 THIRD_PARTY := $(wildcard tests/third_party/*)
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo test lint types layers unit across browser isolated third-party options options-check matrix matrix-check fuzz benchmarks clean
+.PHONY: help install demo test long lint types layers unit across browser isolated third-party options options-check matrix matrix-check fuzz benchmarks clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -42,6 +42,9 @@ layers: $(INSTALLED) ## who may import whom
 
 unit: $(INSTALLED) ## tests of all packages, together
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS)
+
+long: $(INSTALLED) ## the long tests, which make test leaves out: every quickstart, compiling, every family's generate
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS) -m long tests
 
 across: $(INSTALLED) ## the tests that need several packages
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS) tests

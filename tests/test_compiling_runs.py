@@ -23,6 +23,8 @@ from tuner.errors import ConfigError, TunerError
 from tuner.plugins import load_family
 from tuner.training.run import train
 
+pytestmark = pytest.mark.long
+
 STEPS = 2
 SETTINGS = {
     "max_train_steps": STEPS,

@@ -15,6 +15,8 @@ from tuner.quantisation.schemes import SCHEMES
 from tuner.quantisation.storing import store_frozen
 from tuner.randomness import normal_tensor
 
+pytestmark = pytest.mark.long
+
 FAMILIES = ["auraflow", "cosmos2", "hidream", "omnigen", "sana"]
 CPU = torch.device("cpu")
 
