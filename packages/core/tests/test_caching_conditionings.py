@@ -89,6 +89,21 @@ def test_only_the_missing_is_encoded_and_progress_told(tmp_path: Path) -> None:
     assert seen == [(2, 3), (3, 3)]
 
 
+def test_some_are_encoded_each_by_itself_in_the_same_fill(tmp_path: Path) -> None:
+    encoder, told = ByteEncoder(), []
+    report = open_cache(tmp_path).fill(
+        [("a", "caption"), ("b", "caption"), ("c", "caption"), ("d", "caption")],
+        open_encoder=lambda: encoder,
+        batch_size=3,
+        write_batch_size=3,
+        alone={("c", "caption"), ("e", "caption")},
+        progress=lambda done, total: told.append((done, total)),
+    )
+    assert encoder.calls == [(("c",), "caption"), (("a", "b", "d"), "caption")]
+    assert told == [(1, 4), (4, 4)]
+    assert report == FillReport(encoded=4, reused=0)
+
+
 def test_every_ingredient_changes_the_key() -> None:
     ingredients = {
         "prompt": ("a cat", "a cat "),

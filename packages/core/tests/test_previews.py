@@ -1,13 +1,9 @@
 """Clean latents as samplers see them, and pictures of them by way of a tiny autoencoder."""
 
-import hashlib
-import json
+import os
 import subprocess
 import sys
-import threading
 from contextlib import ExitStack
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import urlparse
 
 import numpy as np
 import pytest
@@ -22,6 +18,7 @@ from diffusers import (
 
 from tuner.config.loading import load_config
 from tuner.errors import TunerError
+from tuner.testing.hub import loopback_hub
 from tuner.testing.tiny import write_tiny_autoencoder
 from tuner.types import Sampler
 from tuner.validation.estimates import SamplingStep, watching_steps
@@ -138,8 +135,6 @@ def test_what_cannot_decode_is_refused(tmp_path):
         load_tiny_decoder(str(folder), 4, CPU, torch.float32)
 
 
-COMMIT = "0123456789" * 4
-
 LOAD = """
 import sys, torch
 from tuner.validation.previews import load_tiny_decoder
@@ -148,60 +143,18 @@ print(picture.size)
 """
 
 
-class _Hub(BaseHTTPRequestHandler):
-    """The endpoints that a download of a repository needs."""
-
-    def do_HEAD(self):
-        self.respond(body=False)
-
-    def do_GET(self):
-        self.respond(body=True)
-
-    def respond(self, body):
-        path, files = urlparse(self.path).path, self.server.files
-        self.server.asked.append(path)
-        if path.startswith("/api/models/owner/tiny/tree/"):
-            digest = {name: hashlib.sha1(data).hexdigest() for name, data in files.items()}
-            entries = [{"type": "file", "path": n, "size": len(files[n]), "oid": oid} for n, oid in digest.items()]
-            content = json.dumps(entries).encode()
-        elif path.startswith("/api/models/owner/tiny"):
-            siblings = [{"rfilename": name} for name in files]
-            content = json.dumps({"id": "owner/tiny", "sha": COMMIT, "siblings": siblings}).encode()
-        else:
-            content = files.get(path.partition(f"/resolve/{COMMIT}/")[2])
-        self.send_response(200 if content is not None else 404)
-        content = content or b""
-        self.send_header("Content-Length", str(len(content)))
-        self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.end_headers()
-        if body:
-            self.wfile.write(content)
-
-    def log_message(self, *_):
-        pass
-
-
-def test_a_repository_of_the_hub_gives_weights_and_nothing_else(tmp_path, monkeypatch):
-    folder = write_tiny_autoencoder(tmp_path / "tiny", 4, 8)
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Hub) as server:
-        server.asked = []
-        server.files = {path.name: path.read_bytes() for path in folder.iterdir()}
-        server.files |= {"diffusion_pytorch_model.bin": b"pickle", "taesd_decoder.safetensors": b"another layout"}
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-        monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
-        for name in ("HF_HUB_DISABLE_XET", "HF_HUB_DISABLE_TELEMETRY"):
-            monkeypatch.setenv(name, "1")
+def test_a_repository_of_the_hub_gives_weights_and_nothing_else(tmp_path):
+    with loopback_hub() as hub:
+        published = hub.publish("owner/tiny", write_tiny_autoencoder(tmp_path / "tiny", 4, 8))
+        published.files |= {"diffusion_pytorch_model.bin": b"pickle", "taesd_decoder.safetensors": b"another layout"}
+        environment = os.environ | hub.environment(tmp_path / "hub")
         command = [sys.executable, "-c", LOAD]
-        online = subprocess.run(command, capture_output=True, text=True, check=False)
-        server.shutdown()
-        thread.join()
+        online = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert online.stdout == "(24, 16)\n", online.stderr
-    assert not any(path.endswith((".bin", "taesd_decoder.safetensors")) for path in server.asked)
+    assert hub.requests
+    assert not any(path.endswith((".bin", "taesd_decoder.safetensors")) for _, path in hub.requests)
     # The server is gone, and what it gave is here.
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    again = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert again.stdout == "(24, 16)\n", again.stderr
 
 

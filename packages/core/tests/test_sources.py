@@ -1,21 +1,18 @@
 """Base weights from folders and from a hub: a real client against a small server on loopback."""
 
-import hashlib
-import json
+import os
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import urlparse
+from pathlib import Path
 
 import pytest
 
 from tuner.config.model import ModelConfig
 from tuner.errors import TunerError
+from tuner.testing.hub import Repository, loopback_hub
 from tuner.training.sources import ModelSource, fetch_parts, resolve_source, select_files
 from tuner.types import FamilyFacts, Flavour
 
-COMMIT = "a" * 40
 FACTS = FamilyFacts(
     name="toy", title="Toy", flavours={"a": Flavour("owner/a"), "b": Flavour("owner/b")}, default_flavour="a",
     latent_channels=4, latent_stride=8, patch_size=2, pixel_alignment=64, token_limit=None, adapter_targets=(),
@@ -71,55 +68,19 @@ def test_one_precision_and_only_safe_files_are_chosen():
     ]  # fmt: skip
 
 
-class Hub(BaseHTTPRequestHandler):
-    """The endpoints that a download needs."""
-
-    files = {  # noqa: RUF012 - set anew for no test
-        "model_index.json": b"{}",
-        "transformer/config.json": b'{"a": 1}',
-        "transformer/model.safetensors": b"weights",
-        "transformer/model.bin": b"pickle",
-        "vae/config.json": b"{}",
-    }
-    asked: list[str] = []  # noqa: RUF012
-
-    def do_HEAD(self):
-        self.respond(body=False)
-
-    def do_GET(self):
-        self.respond(body=True)
-
-    def respond(self, body):
-        path = urlparse(self.path).path
-        self.asked.append(path)
-        if path.startswith("/api/models/owner/a/tree/"):
-            entries = [
-                {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
-                for name, data in self.files.items()
-            ]
-            content = json.dumps(entries).encode()
-        elif path.startswith("/api/models/owner/a"):
-            siblings = [{"rfilename": name} for name in self.files]
-            content = json.dumps({"id": "owner/a", "sha": COMMIT, "siblings": siblings}).encode()
-        else:
-            content = self.files.get(path.partition(f"/resolve/{COMMIT}/")[2])
-        self.send_response(200 if content is not None else 404)
-        content = content or b""
-        self.send_header("Content-Length", str(len(content)))
-        self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.end_headers()
-        if body:
-            self.wfile.write(content)
-
-    def log_message(self, *arguments):
-        pass
-
+FILES = {
+    "model_index.json": b"{}",
+    "transformer/config.json": b'{"a": 1}',
+    "transformer/model.safetensors": b"weights",
+    "transformer/model.bin": b"pickle",
+    "vae/config.json": b"{}",
+}
 
 DOWNLOAD = """
 import sys
 sys.path.insert(0, {folder!r})
 from test_sources import FACTS
+from tuner.testing.hub import Repository, loopback_hub
 from tuner.training.sources import ModelSource, fetch_parts
 folder = fetch_parts(ModelSource(sys.argv[1], False), ["denoiser"], FACTS).root
 print(sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()))
@@ -127,35 +88,32 @@ print(sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") i
 
 
 @pytest.fixture
-def download(tmp_path, monkeypatch):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
-    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
-    monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
-    folder = str(__import__("pathlib").Path(__file__).parent)
-
-    def run(repo):
-        command = [sys.executable, "-c", DOWNLOAD.format(folder=folder), repo]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
-    yield run
-    server.shutdown()
+def hub():
+    with loopback_hub() as hub:
+        hub.repositories["owner/a"] = Repository(FILES)
+        yield hub
 
 
-def test_the_endpoint_is_honoured_and_only_what_is_needed_comes(download, monkeypatch):
-    run = download
-    result = run("owner/a")
+@pytest.fixture
+def download(hub, tmp_path):
+    def run(repo, **variables):
+        environment = os.environ | hub.environment(tmp_path / "hub") | variables
+        command = [sys.executable, "-c", DOWNLOAD.format(folder=str(Path(__file__).parent)), repo]
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+    return run
+
+
+def test_the_endpoint_is_honoured_and_only_what_is_needed_comes(download, hub):
+    result = download("owner/a")
     assert "['model_index.json', 'transformer/config.json', 'transformer/model.safetensors']" in result.stdout
-    assert not any("model.bin" in path or "vae" in path for path in Hub.asked)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert "transformer/model.safetensors" in run("owner/a").stdout
+    assert hub.requests
+    assert not any("model.bin" in path or "vae" in path for _, path in hub.requests)
+    assert "transformer/model.safetensors" in download("owner/a", HF_HUB_OFFLINE="1").stdout
 
 
 def test_a_repository_that_cannot_be_had_is_named(download):
-    run = download
-    result = run("owner/missing")
+    result = download("owner/missing")
     assert result.returncode == 1
     assert "cannot download owner/missing from the hub" in result.stderr
     assert "HF_ENDPOINT" in result.stderr

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -69,6 +69,7 @@ class ConditioningCache:
         open_encoder: Callable[[], EncodePrompts],
         batch_size: int,
         write_batch_size: int,
+        alone: Collection[Request] = (),
         progress: Progress | None = None,
     ) -> FillReport:
         """Encode what is missing.
@@ -78,6 +79,8 @@ class ConditioningCache:
             open_encoder: Loads the encoders; called only if something is missing.
             batch_size: Prompts encoded together.
             write_batch_size: Rows written together; a killed process loses at most twice as many.
+            alone: Those of the requests that are encoded each by itself, since the company of a row may change its last
+                bits.
             progress: Called after every batch.
 
         Raises:
@@ -92,7 +95,9 @@ class ConditioningCache:
         done = 0
         with self.store.writer(write_batch_size) as writer:
             encode = open_encoder()
-            for prompts, role in _batches(missing, batch_size):
+            together = [request for request in missing if request not in alone]
+            by_itself = [request for request in missing if request in alone]
+            for prompts, role in (*_batches(by_itself, 1), *_batches(together, batch_size)):
                 rows = self._encode(encode, prompts, role)
                 for prompt, row in zip(prompts, rows, strict=True):
                     writer.add(self.key_of(prompt, role), row, note={"prompt": prompt, "role": role})

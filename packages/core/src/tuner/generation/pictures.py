@@ -52,7 +52,7 @@ def generate(request: GenerateRequest) -> list[Path]:
     denoiser, sampler = model.open()
 
     def on_device(prompt: Prompt) -> Conditioning:
-        return {name: tensor.clone().to(device) for name, tensor in encoded[prompt].items()}
+        return {name: tensor.to(device) for name, tensor in encoded[prompt].items()}
 
     jobs = [
         (nickname, prompt, size, choices.seed + number)

@@ -242,22 +242,18 @@ def _fill_conditionings(session: Session, plans: Sequence[Plan]) -> Conditioning
         components = session.load("text_encoders")
         return lambda prompts, role: session.hook.encode_prompt(components=components, prompts=prompts, role=role)
 
-    wanted = list(dict.fromkeys(request for plan in plans for request in needed_prompts(config, plan)))
-    encoded = 0
-    # Alone, no row carries padding that came from the rows encoded beside it; and pictures can be made again from their
-    # prompts to the bit, since the company of a row may change its last bits.
-    batch_sizes = {1: list(picture_requests(config)), (1 if session.facts.conditioning_padding else 8): wanted}
     with reporting("conditionings", "prompt") as progress:
-        for batch_size, requests in batch_sizes.items():
-            report = cache.fill(
-                requests,
-                open_encoder=open_encoder,
-                batch_size=batch_size,
-                write_batch_size=(entry.write_batch_size if entry else None) or config.caching.write_batch_size,
-                progress=progress,
-            )
-            encoded += report.encoded
-    logger.info("conditionings: %d encoded, %d found in the cache", encoded, len(wanted) - encoded)
+        report = cache.fill(
+            dict.fromkeys(request for plan in plans for request in needed_prompts(config, plan)),
+            open_encoder=open_encoder,
+            # Alone, no row carries padding that came from the rows encoded beside it.
+            batch_size=1 if session.facts.conditioning_padding else 8,
+            write_batch_size=(entry.write_batch_size if entry else None) or config.caching.write_batch_size,
+            # Pictures can be made again from their prompts, to the bit.
+            alone=set(picture_requests(config)),
+            progress=progress,
+        )
+    logger.info("conditionings: %d encoded, %d found in the cache", report.encoded, report.reused)
     release_memory()
     return cache
 

@@ -225,5 +225,4 @@ class PictureRounds:
 
     def _read(self, prompt: str, role: Role) -> Conditioning:
         row = self.conditionings.read(prompt, role)
-        # Copies lie at aligned addresses, wherever a shard's bytes do: the last bits of a product depend on it.
-        return {name: tensor.unsqueeze(0).clone().to(self.session.device) for name, tensor in row.items()}
+        return {name: tensor.unsqueeze(0).to(self.session.device) for name, tensor in row.items()}

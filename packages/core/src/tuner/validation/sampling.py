@@ -60,11 +60,19 @@ def sample_picture(
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module into evaluation mode without gradients, and back into its mode afterwards."""
-    was_training = module.training
+    """Put a module into evaluation mode without gradients, and back into its mode afterwards.
+
+    Inside, no parameter asks for a gradient, as in a model that was loaded to sample: torch chooses between two orders
+    of adding up by that alone, even where none is computed, and pictures could then differ in their last bits.
+    """
+    was_training, learning = module.training, [value for value in module.parameters() if value.requires_grad]
     module.eval()
     try:
+        for parameter in learning:
+            parameter.requires_grad_(False)
         with torch.no_grad():
             yield
     finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
         module.train(was_training)
