@@ -43,7 +43,7 @@ layers: $(INSTALLED) ## who may import whom
 unit: $(INSTALLED) ## tests of all packages, together
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS)
 
-long: $(INSTALLED) ## the long tests, which make test leaves out: every quickstart, compiling, every family's generate
+long: $(INSTALLED) ## the long tests, which make test leaves out: all quickstarts, compiling, every optimizer's resume
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS) -m long tests
 
 across: $(INSTALLED) ## the tests that need several packages

@@ -27,9 +27,13 @@ RUNS = {
     "lora on int8-torchao": {**STANDARD, "base_model_precision": "int8-torchao"},
     "lokr from noise on fp8-torchao": {**LOKR, "base_model_precision": "fp8-torchao", "init_lokr_norm": 1e-2},
 }
+OFTEN = ("lokr on int8-quanto", "lora on int8-quanto in bf16")
+"""Those of make test. The kit runs every format of every family."""
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(
+    "name", [name if name in OFTEN else pytest.param(name, marks=pytest.mark.long) for name in RUNS]
+)
 def test_three_and_three_steps_on_a_quantised_base_are_six(project, name, caplog, digests):
     caplog.set_level(logging.INFO, "tuner")
     settings = {**RUNS[name], "cache_dir": "cache"}

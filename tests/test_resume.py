@@ -31,9 +31,13 @@ RUNS: dict[str, dict] = {
     },
     "lora with a class of torch": {**STANDARD, "optimizer": "torch.optim.NAdam"},
 }  # fmt: skip
+OFTEN = ("lokr", "lokr in bf16", "lora with dropout", "full", "full in bf16")
+"""Those of make test. The others differ by their optimizers, and each optimizer's own state is tested in the core."""
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(
+    "name", [name if name in OFTEN else pytest.param(name, marks=pytest.mark.long) for name in RUNS]
+)
 def test_three_and_three_steps_are_six(project, name, digests):
     scalar = {"use_scalar": True} if "lokr" in name else {}
     settings = {**RUNS[name], "cache_dir": "cache"}
