@@ -113,8 +113,10 @@ def _garbage_kept() -> Iterator[None]:
         yield
     finally:
         if enabled:
+            caller_froze = gc.get_freeze_count() > 0
             gc.freeze()  # there and back puts all that was made among the old, so that it is not walked right now
-            gc.unfreeze()
+            if not caller_froze:
+                gc.unfreeze()
             gc.enable()
 
 

@@ -22,6 +22,7 @@ from tuner.generation.model import Model, Prompt
 from tuner.generation.request import GenerateRequest
 from tuner.tracking.bars import Progress, hide_library_bars
 from tuner.training.base_model import BaseIdentity
+from tuner.training.session import quick_collections
 from tuner.types import Conditioning
 from tuner.validation.pictures import safe_name
 from tuner.validation.sampling import evaluating, sample_picture
@@ -30,6 +31,7 @@ METADATA_KEY = "tuner"
 """Name of the PNG text that holds the parameters as JSON."""
 
 
+@quick_collections()
 def generate(request: GenerateRequest) -> list[Path]:
     """Make pictures as a run makes its validation pictures, and return their files.
 

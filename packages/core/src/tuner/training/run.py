@@ -53,7 +53,7 @@ from tuner.training.processes import Processes, join_processes
 from tuner.training.rehearsal import SHORTEST, Rehearsal, batch_size_of, largest_bucket
 from tuner.training.replay_record import recorded
 from tuner.training.scoring import check_scoring
-from tuner.training.session import Session, open_session
+from tuner.training.session import Session, open_session, quick_collections
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def train(loaded: LoadedConfig) -> TrainResult:
     output_dir = loaded.config.model.output_dir
     processes = join_processes()
     processes.expect(loaded.config.launch.num_processes)
-    with StopRequest() as stop, claimed(output_dir, processes):
+    with quick_collections(), StopRequest() as stop, claimed(output_dir, processes):
         processes.on_main(lambda: open_repository(loaded.config))
         run = prepare_run(loaded, stop, processes)
         processes.on_main(lambda: write_receipt(loaded, output_dir))
