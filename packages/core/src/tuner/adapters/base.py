@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from tuner.errors import CheckpointError
+from tuner.sharding import holding, local, shard_of
 
 Kind = Literal["lycoris", "standard", "full"]
 
@@ -102,20 +103,13 @@ class Trainable(ABC):
                 "run that wrote it, or start a new run in another output_dir"
             )
         for name, tensor in live.items():
-            tensor.copy_(state[name])
+            local(tensor).copy_(shard_of(state[name], tensor))
 
     @contextmanager
     def holding(self, weights: Mapping[str, Tensor] | None) -> Iterator[None]:
         """Let the parameters hold other values inside the block, cast to their dtype. None changes nothing."""
-        kept: list[tuple[Parameter, Tensor]] = []
-        try:
-            for name, parameter in self.named_parameters() if weights is not None else ():
-                kept.append((parameter, parameter.data))
-                parameter.data = weights[name].to(parameter, copy=True)  # type: ignore[index]
+        with holding(self.named_parameters(), weights) if weights is not None else nullcontext():
             yield
-        finally:
-            for parameter, values in kept:
-                parameter.data = values
 
     def parameter_count(self) -> int:
         """Return the number of trained values."""

@@ -65,17 +65,17 @@ def write_tensors(target: Path, tensors: Mapping[str, Tensor], metadata: Mapping
         aside.write_bytes(_in_order(save(contiguous, {"format": "pt", **metadata})))
 
 
-def write_model(folder: Path, model: Any, metadata: Mapping[str, str]) -> None:
+def write_model(folder: Path, model: Any, tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a diffusers model as its own `save_pretrained` does, and `metadata` into the header of each file.
 
     Args:
         folder: Where to write; made here.
         model: A model of diffusers.
+        tensors: What its files hold, by name.
         metadata: What to record.
     """
     folder.mkdir(parents=True)
     model.save_config(folder)
-    tensors = model.state_dict()
     split = split_torch_state_dict_into_shards(tensors, max_shard_size=_SHARD, filename_pattern=_MODEL_FILES)
     for name, keys in split.filename_to_tensors.items():
         file = folder / name

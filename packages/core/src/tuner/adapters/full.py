@@ -24,6 +24,7 @@ class FullTrainable(Trainable):
 
     def __init__(self, denoiser: nn.Module, subfolder: str) -> None:
         super().__init__(denoiser)
+        self._class = type(denoiser).__name__  # sharding gives it another one
         self._subfolder = subfolder
         denoiser.requires_grad_(True)
 
@@ -39,9 +40,9 @@ class FullTrainable(Trainable):
     def export(self, folder: Path, metadata: Mapping[str, str], weights: Mapping[str, Tensor] | None = None) -> Path:
         """Write the denoiser in diffusers layout to the sub-folder that pipelines read it from."""
         target = folder / self._subfolder
-        with placed(target) as aside, self.holding(weights):
-            write_model(aside, self.denoiser, metadata)
-            _forget_path(aside / "config.json")
+        with placed(target) as aside:
+            write_model(aside, self.denoiser, self._tensors(weights), metadata)
+            self._correct(aside / "config.json")
             (aside / METADATA_FILE).write_text(json.dumps(dict(metadata), indent=2), encoding="utf-8")
         return target
 
@@ -58,11 +59,22 @@ class FullTrainable(Trainable):
 
     def description(self) -> str:
         """Say how many weights are trained."""
-        return f"all weights of {type(self.denoiser).__name__}: {self.parameter_count():,} parameters"
+        return f"all weights of {self._class}: {self.parameter_count():,} parameters"
 
+    def _tensors(self, weights: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+        """Return what the denoiser's files hold; parameters that share memory still do."""
+        tensors: dict[str, Tensor] = self.denoiser.state_dict(keep_vars=True)
+        if weights is not None:
+            names = {parameter: name for name, parameter in self.named_parameters()}
+            cast = {name: weights[name].to(parameter.dtype) for parameter, name in names.items()}
+            tensors = {
+                key: cast[names[tensor]] if isinstance(tensor, Parameter) else tensor for key, tensor in tensors.items()
+            }
+        return {key: tensor.detach() for key, tensor in tensors.items()}
 
-def _forget_path(config: Path) -> None:
-    """Remove the folder that the model was loaded from, which diffusers writes into what may be published."""
-    content = json.loads(config.read_text(encoding="utf-8"))
-    content.pop("_name_or_path", None)
-    config.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    def _correct(self, config: Path) -> None:
+        """Name the class as it was loaded, and not the folder that it came from: the file may be published."""
+        content = json.loads(config.read_text(encoding="utf-8"))
+        content.pop("_name_or_path", None)
+        content["_class_name"] = self._class
+        config.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

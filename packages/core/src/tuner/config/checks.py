@@ -21,6 +21,7 @@ from tuner.config.model import ModelConfig
 from tuner.config.optimisation import OptimisationConfig
 from tuner.config.optimisation_checks import optimisation_conflicts, optimisation_warnings
 from tuner.config.precision import PrecisionConfig
+from tuner.config.sharding import sharding_problems
 from tuner.config.storage import storage_problems
 from tuner.config.validation import ValidationConfig
 from tuner.errors import Problem
@@ -37,6 +38,7 @@ def conflicts(topics: Mapping[str, Any], given: Mapping[str, Given], family: Fam
         *storage_problems(topics, family),
         *_memory(topics),
         *_launch(topics),
+        *sharding_problems(topics),
         *_evaluation(topics),
         *compiling_problems(topics, family.facts),
     ]

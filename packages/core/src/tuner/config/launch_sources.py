@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from tuner.config.references import Reading
+from tuner.config.sharding import ShardingConfig
 from tuner.errors import Problem
 from tuner.launched import launched
 
 _LAUNCHER = "the launcher"
-_SERVED = ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU")
-"""Kinds of accelerate's `distributed_type` in which every process holds the whole model."""
+_FSDP = "FSDP"
+_SERVED = ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU", _FSDP)
+"""Kinds of accelerate's `distributed_type` that a run knows."""
 
 Sources = list[tuple[str, Mapping[str, Any]]]
 """(origin, flat values) from weakest to strongest."""
@@ -43,6 +46,7 @@ def launch_sources(sources: Sources, reading: Reading) -> tuple[Sources, Sources
             stronger.append((origin, {"accelerate_config": str(path)}))
     process = launched()
     if process is not None:
+        weaker.append((_LAUNCHER, dict(_from_launcher())))
         given = [value for _, values in sources for key, value in values.items() if key.lstrip("-") == "num_processes"]
         if given and str(given[-1]).strip() != str(process.processes):
             reading.warnings.append(f"num_processes is {given[-1]}, but {process.processes} were launched: these train")
@@ -61,7 +65,7 @@ def _from_file(path: Path, reading: Reading) -> Iterator[tuple[str, Any]]:
     if kind not in _SERVED:
         reading.problems.append(
             Problem(
-                f"{kind!r} is not served: every process holds the whole model",
+                f"{kind!r} is not served",
                 str(path),
                 "distributed_type",
                 f"use one of {', '.join(_SERVED)}",
@@ -70,3 +74,18 @@ def _from_file(path: Path, reading: Reading) -> Iterator[tuple[str, Any]]:
     for key in ("num_processes", "num_machines"):
         if content.get(key) is not None:
             yield key, content[key]
+    if kind == _FSDP:
+        yield "fsdp_enable", True
+        settings = content.get("fsdp_config") or {}
+        unknown = sorted(settings.keys() - ShardingConfig.model_fields.keys())
+        if unknown:
+            reading.warnings.append(f"{path}: nothing reads {', '.join(unknown)}")
+        yield from ((key, value) for key, value in settings.items() if key not in unknown and value not in (None, ""))
+
+
+def _from_launcher() -> Iterator[tuple[str, Any]]:
+    """Yield what `accelerate launch --use_fsdp` says to the processes that it starts."""
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("true", "1"):
+        yield "fsdp_enable", True
+        if frees := os.environ.get("FSDP_RESHARD_AFTER_FORWARD"):
+            yield "fsdp_reshard_after_forward", frees

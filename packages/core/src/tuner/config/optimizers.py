@@ -29,6 +29,8 @@ class OptimizerSpec:
         steps_together: Whether a step needs all gradients at once.
         release: The argument that makes a class with `step_param` leave steps to the backward pass, or None.
         reports: Values of its first parameter group that are logged.
+        sharded: Arguments with which it is right for parameters that are shared out over processes, or None where
+            that is not proven.
         fixed: Arguments that nobody may give -> why.
     """
 
@@ -44,6 +46,7 @@ class OptimizerSpec:
     steps_together: bool = False
     release: str | None = None
     reports: tuple[str, ...] = ()
+    sharded: Mapping[str, Any] | None = None
     fixed: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -54,6 +57,7 @@ class OptimizerSpec:
 
 _OPTIMI: dict[str, Any] = {
     "rounding": "kahan_sum",
+    "sharded": {"triton": False},  # its kernels know no such parameters
     "fixed": {"lr": _LEARNING_RATE, "gradient_release": _RELEASE},
 }
 _BITSANDBYTES: dict[str, Any] = {

@@ -195,7 +195,8 @@ def _check_deepspeed(
             "this version has no DeepSpeed engine, and training without it would be another run",
             given[key].origin,
             key,
-            "leave it out; gradient_checkpointing and optimizer_release_gradients spare memory on one device",
+            "leave it out; over several processes fsdp_enable shares a full fine-tune out, as stage 3 does; on one "
+            "device gradient_checkpointing and optimizer_release_gradients spare memory",
         )
     )
 

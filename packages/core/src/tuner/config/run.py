@@ -22,6 +22,7 @@ from tuner.config.optimisation import OptimisationConfig
 from tuner.config.precision import PrecisionConfig
 from tuner.config.publishing import PublishingConfig
 from tuner.config.scheduled_sampling import ScheduledSamplingConfig
+from tuner.config.sharding import ShardingConfig
 from tuner.config.tracking import TrackingConfig
 from tuner.config.validation import ValidationConfig
 from tuner.config.webhooks import Webhook
@@ -60,6 +61,7 @@ class RunConfig(BaseModel):
     tracking: TrackingConfig
     publishing: PublishingConfig
     launch: LaunchConfig
+    sharding: ShardingConfig
     family: SerializeAsAny[BaseModel]
     lycoris: LycorisConfig | None = None
     datasets: tuple[DatasetConfig, ...] = ()

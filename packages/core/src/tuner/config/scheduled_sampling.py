@@ -63,6 +63,11 @@ class ScheduledSamplingConfig(Topic):
     scheduled_sampling_prob_end: float = setting(0.5, "Chance at the end of the ramp.", ge=0, le=1, needs=_RAMP)
     scheduled_sampling_ramp_shape: Literal["linear", "cosine"] = setting("linear", "Shape of the ramp.", needs=_RAMP)
 
+    @property
+    def rolls_out(self) -> bool:
+        """Whether any sample is ever rolled out."""
+        return self.scheduled_sampling_max_step_offset > 0 and self.scheduled_sampling_probability > 0
+
     def draw_moves(self, random: np.random.Generator) -> int:
         """Draw the number of model steps of a rollout, from 0 to the most."""
         most = self.scheduled_sampling_max_step_offset
@@ -74,8 +79,7 @@ class ScheduledSamplingConfig(Topic):
 
     def probability(self, step: int) -> float:
         """Return the chance of a rollout in optimizer step `step`, counted from 0."""
-        enabled = self.scheduled_sampling_max_step_offset > 0 and self.scheduled_sampling_probability > 0
-        if not enabled or step < self.scheduled_sampling_start_step:
+        if not self.rolls_out or step < self.scheduled_sampling_start_step:
             return 0.0
         if not self.scheduled_sampling_ramp_steps:
             return self.scheduled_sampling_probability

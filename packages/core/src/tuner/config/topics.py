@@ -17,6 +17,7 @@ from tuner.config.precision import PrecisionConfig
 from tuner.config.publishing import PublishingConfig
 from tuner.config.scheduled_sampling import ScheduledSamplingConfig
 from tuner.config.settings import Topic
+from tuner.config.sharding import ShardingConfig
 from tuner.config.tracking import TrackingConfig
 from tuner.config.validation import ValidationConfig
 
@@ -37,5 +38,6 @@ TOPICS: dict[str, type[Topic]] = {
     "tracking": TrackingConfig,
     "publishing": PublishingConfig,
     "launch": LaunchConfig,
+    "sharding": ShardingConfig,
 }
 """Attribute of `RunConfig` -> model."""

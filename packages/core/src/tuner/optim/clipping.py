@@ -8,7 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.nn import Parameter
-from torch.nn.utils import clip_grad_norm_, clip_grad_value_, get_total_norm
+from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_
+
+from tuner.sharding import total_norm
 
 
 def clip_gradients(
@@ -30,8 +32,11 @@ def clip_gradients(
     trained = [parameter for parameter in parameters if parameter.grad is not None]
     if not limit or not trained:
         return {}
+    gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
     if method == "norm":
-        return {"grad_norm": clip_grad_norm_(trained, limit)}
-    largest = get_total_norm([p.grad for p in trained if p.grad is not None], norm_type=torch.inf) if measure else None
+        size = total_norm(gradients, 2)
+        clip_grads_with_norm_(trained, limit, size)
+        return {"grad_norm": size}
+    largest = total_norm(gradients, torch.inf) if measure else None
     clip_grad_value_(trained, limit)
     return {} if largest is None else {"grad_max_abs": largest}

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from tuner.errors import CheckpointError
+from tuner.sharding import holding, local, shard_of, sharded_like
 
 
 def decay_at(step: int, limit: float, warmup_steps: int = 0) -> float:
@@ -23,7 +24,7 @@ def decay_at(step: int, limit: float, warmup_steps: int = 0) -> float:
 
 
 class MovingAverage:
-    """Float32 averages ("shadows") of parameters."""
+    """Float32 averages ("shadows") of parameters; where these are shared out over processes, so are their averages."""
 
     def __init__(
         self,
@@ -63,7 +64,7 @@ class MovingAverage:
         if step % self._interval:
             return
         decay = decay_at(step, self._decay, self._warmup_steps)
-        pairs = [(self._shadows[name], parameter.detach()) for name, parameter in self._parameters.items()]
+        pairs = [(self._shadows[name], local(parameter.detach())) for name, parameter in self._parameters.items()]
         for chosen in [pairs] if self._all_at_once else [[pair] for pair in pairs]:
             self._move(chosen, decay)
 
@@ -83,11 +84,11 @@ class MovingAverage:
         """Return the averages by parameter name. They are the live tensors, not copies."""
         if any(shadow.is_pinned() for shadow in self._shadows.values()):
             torch.cuda.synchronize()  # what is on its way to the host's memory must have arrived
-        return dict(self._shadows)
+        return {name: sharded_like(self._shadows[name], parameter) for name, parameter in self._parameters.items()}
 
     @torch.no_grad()
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what `state` returned.
+        """Take over what `state` returned, or that put together.
 
         Raises:
             CheckpointError: Names or shapes differ from those of the parameters.
@@ -95,31 +96,25 @@ class MovingAverage:
         if wrong := sorted(
             name
             for name in state.keys() | self._shadows.keys()
-            if name not in state or name not in self._shadows or state[name].shape != self._shadows[name].shape
+            if name not in state or name not in self._shadows or state[name].shape != self._parameters[name].shape
         ):
             raise CheckpointError(
                 f"the checkpoint's moving average does not fit this run: {', '.join(wrong[:3])} "
                 f"({len(wrong)} in all) differ; resume with the settings of the run that wrote it"
             )
         for name, shadow in self._shadows.items():
-            shadow.copy_(state[name])
+            shadow.copy_(shard_of(state[name], self._parameters[name]))
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
         """Let the parameters hold the averages, in their own dtype, inside the block; restored bit for bit after it."""
-        kept = [(parameter, parameter.data) for parameter in self._parameters.values()]
-        shadows = self.state()
-        try:
-            for name, parameter in self._parameters.items():
-                parameter.data = shadows[name].to(parameter.device, parameter.dtype, copy=True)
+        with holding(self._parameters.items(), self.state()):
             yield
-        finally:
-            for parameter, values in kept:
-                parameter.data = values
 
 
 def _shadow(parameter: Parameter, on_cpu: bool) -> Tensor:
     """Copy a parameter in float32; into page-locked memory where an accelerator's copies are to come and go."""
-    if not on_cpu or parameter.device.type == "cpu":
-        return parameter.detach().to(torch.float32, copy=True)
-    return parameter.detach().to("cpu", torch.float32, copy=True).pin_memory()
+    own = local(parameter.detach())
+    if not on_cpu or own.device.type == "cpu":
+        return own.to(torch.float32, copy=True)
+    return own.to("cpu", torch.float32, copy=True).pin_memory()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tuner.errors import CheckpointError
+from tuner.sharding import is_sharded, shard_of, sharded_like
 
 _TENSOR, _HOST, _PARTS, _TUPLE, _MAPPING, _DTYPE = "tensor", "on the host", "parts", "tuple", "mapping", "dtype"
 _CLASS, _CONTEXT = "class", "context"
@@ -33,7 +34,7 @@ def encode(value: Any, path: str, home: Tensor, tensors: dict[str, Tensor]) -> A
     Raises:
         CheckpointError: It is neither a tensor nor something that JSON can hold.
     """
-    if isinstance(value, Tensor) and hasattr(value, "__tensor_flatten__"):
+    if isinstance(value, Tensor) and hasattr(value, "__tensor_flatten__") and not is_sharded(value):
         names, context = value.__tensor_flatten__()
         parts = {name: encode(getattr(value, name), f"{path}.{name}", home, tensors) for name in names}
         kind = f"{type(value).__module__}.{type(value).__qualname__}"
@@ -76,7 +77,10 @@ def decode(value: Any, home: Tensor, tensors: Mapping[str, Tensor], library: str
     if _TENSOR in value:
         if value[_TENSOR] not in tensors:
             raise CheckpointError(f"the checkpoint lacks the optimizer's {value[_TENSOR]}")
-        return tensors[value[_TENSOR]].to("cpu" if value.get(_HOST) else home.device, copy=True)
+        tensor = tensors[value[_TENSOR]]
+        if is_sharded(home) and tensor.shape == home.shape:
+            return sharded_like(shard_of(tensor, home).clone(), home)
+        return tensor.to("cpu" if value.get(_HOST) else home.device, copy=True)
     if _PARTS in value:
         parts = {name: decode(part, home, tensors, library) for name, part in value[_PARTS].items()}
         context = decode(value[_CONTEXT], home, tensors, library)

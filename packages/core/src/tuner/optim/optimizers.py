@@ -28,6 +28,7 @@ def create_optimizer(
     *,
     release: bool = False,
     clip_value: float = 0.0,
+    sharded: bool = False,
 ) -> Optimizer:
     """Make an optimizer over named parameters.
 
@@ -40,6 +41,7 @@ def create_optimizer(
         arguments: Arguments of the class that replace the defaults.
         release: Whether parameters are stepped and their gradients freed within the backward pass.
         clip_value: Where they are: the limit of each element of a gradient; 0 for none.
+        sharded: Whether the parameters are shared out over processes.
 
     Raises:
         TunerError: The library does not accept an argument or cannot be used.
@@ -54,6 +56,8 @@ def create_optimizer(
     if spec.rounding:
         # Said outright: left open, some find out in their first step, and a resumed one would never take it.
         settings[spec.rounding] = dtype in (torch.bfloat16, torch.float16)
+    if sharded:
+        settings |= spec.sharded or {}
     try:
         made = find_optimizer(path)
         settings |= read_options(spec, arguments or {})

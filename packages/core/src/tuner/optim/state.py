@@ -22,8 +22,8 @@ def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, 
     """Return the state of an optimizer that was made with named parameters.
 
     Returns:
-        The tensors, the live ones, under `parameter:NAME:KEY` and `group:INDEX:KEY`; and the plain values as an object
-        that JSON can hold.
+        The tensors, the live ones, shared out over processes where their parameters are, under `parameter:NAME:KEY`
+        and `group:INDEX:KEY`; and the plain values as an object that JSON can hold.
 
     Raises:
         CheckpointError: The optimizer keeps something that is neither.

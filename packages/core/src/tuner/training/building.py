@@ -23,6 +23,7 @@ from tuner.training.loop import Learner
 from tuner.training.offloading import HOST, group_offload, place_trainable
 from tuner.training.recomputing import recompute_blocks
 from tuner.training.session import Session
+from tuner.training.sharded import shard_denoiser
 
 
 def build_learner(session: Session, *, fresh: bool) -> Learner:
@@ -36,12 +37,12 @@ def build_learner(session: Session, *, fresh: bool) -> Learner:
         TunerError: The settings do not fit the model.
     """
     config = session.config
-    offload = group_offload(config, session.device)
-    components = session.load("denoiser", "scheduler", device=HOST if offload else None)
+    offload, shards = group_offload(config, session.device), session.shards
+    components = session.load("denoiser", "scheduler", device=HOST if offload or shards else None)
     assert components.denoiser is not None  # asked for, so the contract promises it
     # Gradients are added up over processes by ourselves, so nothing has to wrap the model.
     components.denoiser = denoiser = session.accelerator.prepare_model(
-        components.denoiser, device_placement=False if offload else None, evaluation_mode=True
+        components.denoiser, device_placement=False if offload or shards else None, evaluation_mode=True
     )
     use_attention(denoiser, config.memory.attention_mechanism, session.facts.title)
     trainable = create_trainable(
@@ -62,7 +63,11 @@ def build_learner(session: Session, *, fresh: bool) -> Learner:
     if backend := training_backend(config.launch):
         compile_blocks(denoiser, backend, session.facts.title)
     denoiser.train()
-    return Learner(components, trainable, _optimizer(session, trainable), _average(config.ema, trainable))
+    sharded = None
+    if shards:
+        frees = config.sharding.fsdp_reshard_after_forward
+        sharded = shard_denoiser(denoiser, session.processes, session.device, session.facts.title, frees=frees)
+    return Learner(components, trainable, _optimizer(session, trainable), _average(config.ema, trainable), sharded)
 
 
 def build_schedule(config: RunConfig, total_steps: int) -> Schedule:
@@ -115,6 +120,7 @@ def _optimizer(session: Session, trainable: Trainable) -> Optimizer:
         optimisation.optimizer_arguments,
         release=optimisation.releases_gradients,
         clip_value=optimisation.max_grad_norm if clips else 0.0,
+        sharded=session.shards,
     )
 
 

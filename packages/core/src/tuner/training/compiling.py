@@ -19,6 +19,7 @@ from torch import nn
 from tuner.config import RunConfig
 from tuner.config.compiling import picture_backend, training_backend
 from tuner.errors import TunerError
+from tuner.training.blocks import repeated_blocks
 
 PROGRAMS = 4096
 """Most programs of one block: one for each shape, with and without gradients, in training and for pictures."""
@@ -37,12 +38,6 @@ def check_compiling(config: RunConfig, device: torch.device) -> None:
     for key, backend in wanted.items():
         if backend == "inductor" and (missing := _missing_compiler(device)):
             raise TunerError(f"{key}: inductor needs {missing}\n    -> install it, or turn {key} off")
-
-
-def repeated_blocks(denoiser: nn.Module) -> list[nn.Module]:
-    """Return the blocks of the network's lists of blocks, in its order."""
-    lists = [child for child in denoiser.children() if isinstance(child, (nn.ModuleList, nn.Sequential))]
-    return [block for blocks in lists for block in blocks]
 
 
 def compile_blocks(denoiser: nn.Module, backend: str, title: str) -> None:

@@ -53,6 +53,8 @@ def sigma_grid(levels: int, schedule: SigmaSchedule, tokens: int) -> list[float]
 class LossRounds:
     """Takes the loss on evaluation data; changes no weight and no random draw of the training.
 
+    All processes take part, though the main one alone evaluates: the weights may be shared out.
+
     Attributes:
         session: The run's surroundings.
         learner: The model.
@@ -82,7 +84,8 @@ class LossRounds:
             logger.info("no data set has dataset_type eval, so no evaluation loss is taken")
         if self.data.evaluation is None:
             return
-        if resumed and self._has_baseline():
+        processes = self.session.processes
+        if resumed and processes.any(processes.is_main and self._has_baseline()):
             return
         with self._base_model(resumed):
             self._evaluate(0, BASE_LABEL)
@@ -132,12 +135,14 @@ class LossRounds:
             yield
 
     def _evaluate(self, step: int, label: str) -> None:
-        metrics, curves = self._measure()
-        release_memory()
-        # Every process takes the loss, so that none waits for another; one tells.
-        if self.session.accelerator.is_main_process:
+        def evaluate() -> None:
+            metrics, curves = self._measure()
+            release_memory()
             logger.info("evaluation of step %d (%s): %s", step, label, _shown(metrics))
             self.session.hook.evaluated(event=Evaluated(step, label, metrics, curves, self.basis()))
+
+        with self.learner.whole():
+            self.session.processes.on_main(evaluate)
 
     def _measure(self) -> tuple[dict[str, float], dict[str, Curve]]:
         denoiser = self.learner.components.denoiser

@@ -7,6 +7,7 @@ import logging
 import shutil
 import uuid
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from tuner.adapters.reopen import load_exported
 from tuner.errors import ExportError
+from tuner.sharding import gathered
 from tuner.training.batches import DrawnBatch
 from tuner.training.compiling import compiled_by
 from tuner.training.loop import Learner
@@ -29,31 +31,52 @@ TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 """Largest relative error (of L2 norms) of the re-opened model's velocity by compute dtype: a few roundings of it."""
 
 
-def export_result(session: Session, learner: Learner, probe: DrawnBatch, metadata: Mapping[str, str]) -> Path:
-    """Write the result to the output folder and prove that it loads.
+def export_result(session: Session, learner: Learner, probe: DrawnBatch, metadata: Mapping[str, str]) -> Path | None:
+    """Write the result to the output folder and prove that it loads. All processes call it; the main one writes.
 
     An adapter becomes `pytorch_lora_weights.safetensors`, its moving average the same file in `ema/`. A full tune
     becomes `pipeline/`, with the moving average's weights where there is one. What an earlier run left under these
     names is kept under another one. The live model is released.
 
+    Returns:
+        What was written; None in other processes.
+
     Raises:
         ExportError: What was written cannot be opened, or gives another velocity than the trained model.
     """
-    output_dir = session.config.model.output_dir
-    trainable, average = learner.trainable, learner.average
-    averaged = average.state() if average is not None else None
-    weights = averaged if trainable.kind == "full" else None
-    with trainable.holding(weights):
+    export = _export_pipeline if learner.trainable.kind == "full" else _export_adapter
+    return export(session, learner, probe, metadata)
+
+
+def _export_adapter(session: Session, learner: Learner, probe: DrawnBatch, metadata: Mapping[str, str]) -> Path | None:
+    def export() -> Path:
+        output_dir = session.config.model.output_dir
         expected = _velocity(session, learner.components, probe)
-    if trainable.kind == "full":
-        written = _write_pipeline(session, learner, weights, {**metadata, "weights": "ema"} if weights else metadata)
-    else:
         written = _write_adapter(output_dir, learner, None, metadata)
-        if averaged is not None:
+        if learner.average is not None:
+            averaged = learner.average.state()
             _write_adapter(output_dir / "ema", learner, averaged, {**metadata, "weights": "ema"})
-    learner.components.denoiser = None
-    release_memory()
-    _compare(session, written, probe, expected, is_pipeline=trainable.kind == "full")
+        _compare(session, learner, written, probe, expected)
+        return written
+
+    return session.processes.on_main(export)
+
+
+def _export_pipeline(session: Session, learner: Learner, probe: DrawnBatch, metadata: Mapping[str, str]) -> Path | None:
+    processes, average = session.processes, learner.average
+    with average.swapped() if average is not None else nullcontext():
+        with learner.whole():
+            expected = processes.on_main(lambda: _velocity(session, learner.components, probe))
+        weights = gathered(learner.trainable.state(), keep=processes.is_main)
+        if average is not None:
+            metadata = {**metadata, "weights": "ema"}
+
+        def export() -> Path:
+            assert expected is not None  # this is the process that has it
+            return _write_pipeline(session, learner, weights, metadata)
+
+        written = processes.on_main(export)
+    processes.on_main(lambda: _compare(session, learner, written, probe, expected))
     return written
 
 
@@ -72,7 +95,7 @@ def _write_adapter(
 
 
 def _write_pipeline(
-    session: Session, learner: Learner, weights: Mapping[str, Tensor] | None, metadata: Mapping[str, str]
+    session: Session, learner: Learner, weights: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> Path:
     parts: tuple[Part, ...] = ("text_encoders", "codec", "scheduler", "denoiser")
     base = fetch_parts(session.source, parts, session.facts)
@@ -109,8 +132,13 @@ def _velocity(session: Session, components: Components, probe: DrawnBatch) -> Te
         return session.hook.compute_loss(components=components, batch=batch).velocity.float().cpu()
 
 
-def _compare(session: Session, written: Path, probe: DrawnBatch, expected: Tensor, *, is_pipeline: bool) -> None:
-    if is_pipeline:
+def _compare(
+    session: Session, learner: Learner, written: Path | None, probe: DrawnBatch, expected: Tensor | None
+) -> None:
+    assert written is not None and expected is not None  # this is the process that has them
+    learner.components.denoiser = None
+    release_memory()
+    if learner.trainable.kind == "full":
         fresh = session.load("denoiser", folder=written)
     else:
         offload = group_offload(session.config, session.device)

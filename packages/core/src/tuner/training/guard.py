@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tuner.errors import NonFiniteError
+from tuner.training.processes import Processes
 
 Culprit = Literal["loss", "gradient", "weights"]
 
@@ -100,12 +101,16 @@ class FiniteGuard:
             if taken.gradient is not None and not torch.isfinite(taken.gradient):
                 raise NonFiniteStepError(taken, "gradient", self.seed, taken.gradient.item())
 
-    def check_saved(self, tensors: Iterable[Tensor]) -> None:
+    def check_saved(self, tensors: Iterable[Tensor], processes: Processes) -> None:
         """Look at what is to be saved after the last step that was added.
+
+        Args:
+            tensors: What this process holds of it.
+            processes: All processes; they find the same.
 
         Raises:
             NonFiniteStepError: It holds NaN or infinite values.
         """
         finite = all(bool(tensor.isfinite().all()) for tensor in tensors if tensor.is_floating_point())
-        if self._last is not None and not finite:
+        if processes.any(not finite) and self._last is not None:
             raise NonFiniteStepError(self._last, "weights", self.seed)

@@ -20,10 +20,12 @@ from tuner.optim.optimizers import reported, set_learning_rate
 from tuner.optim.release import ReleasedOptimizer
 from tuner.optim.schedules import Schedule
 from tuner.randomness import seeded_torch
+from tuner.sharding import local
 from tuner.training.batches import BatchSource, DrawnBatch, StepSize
 from tuner.training.guard import FiniteGuard, TakenStep
-from tuner.training.processes import Processes
+from tuner.training.processes import Processes, others_computing
 from tuner.training.reduction import sum_gradients, sum_parts
+from tuner.training.sharded import ShardedDenoiser
 from tuner.training.sigma_bins import SigmaBins
 from tuner.training.step import Learning, backward_step
 from tuner.types import Components
@@ -40,12 +42,18 @@ class Learner:
         trainable: What of it is trained.
         optimizer: The optimizer.
         average: The moving average, or None.
+        sharded: How the denoiser is shared out over processes, or None.
     """
 
     components: Components
     trainable: Trainable
     optimizer: torch.optim.Optimizer
     average: MovingAverage | None = None
+    sharded: ShardedDenoiser | None = None
+
+    def whole(self) -> AbstractContextManager[None]:
+        """Let each process use the denoiser by itself inside the block, which all processes enter and leave."""
+        return self.sharded.whole() if self.sharded else nullcontext()
 
 
 class Loop:
@@ -114,18 +122,19 @@ class Loop:
             optimizer.measure(logged)
         whole = StepSize.of(micro_batches) if self._processes.is_alone else self._source.size(step)
         positions = self._source.positions
-        losses = backward_step(
-            self._learning,
-            micro_batches,
-            self._backward,
-            whole,
-            seeded=lambda number: self._global_draws("dropout", step, str(positions[number])),
-            seen=self._bins.add,
-        )
-        sum_gradients(self._parameters, self._processes)
-        size = self._clip(logged)
-        with self._global_draws("optimizer", step):
-            optimizer.step()
+        with others_computing():
+            losses = backward_step(
+                self._learning,
+                micro_batches,
+                self._backward,
+                whole,
+                seeded=lambda number: self._global_draws("dropout", step, str(positions[number])),
+                seen=self._bins.add,
+            )
+            sum_gradients(self._parameters, self._processes)
+            size = self._clip(logged)
+            with self._global_draws("optimizer", step):
+                optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if self._learner.average is not None:
             self._learner.average.update(step + 1)
@@ -157,7 +166,8 @@ class Loop:
         self.guard.check()
         state = [value for values in self._learner.optimizer.state.values() for value in values.values()]
         tensors = [value for value in state if isinstance(value, Tensor)]
-        self.guard.check_saved([*self._learner.trainable.state().values(), *tensors])
+        held = map(local, [*self._learner.trainable.state().values(), *tensors])
+        self.guard.check_saved(held, self._processes)
 
     def _clip(self, logged: bool) -> dict[str, Tensor]:
         optimisation, optimizer = self._config.optimisation, self._learner.optimizer

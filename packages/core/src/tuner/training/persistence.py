@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from tuner.errors import CheckpointError
 from tuner.optim.state import load_optimizer_state, optimizer_state
+from tuner.sharding import gathered
 from tuner.training.loop import Learner
 
 _ADAPTER = "adapter_state.safetensors"
@@ -21,25 +23,63 @@ _OPTIMIZER_VALUES = "optimizer.json"
 _AVERAGE = Path("ema") / "average.safetensors"
 
 
-def save_learner(learner: Learner, folder: Path, metadata: Mapping[str, str]) -> None:
-    """Write weights, optimizer and moving average into a checkpoint folder.
+@dataclass(frozen=True)
+class HeldState:
+    """What a checkpoint holds of a learner: the live tensors, or whole copies of those that are shared out.
+
+    Attributes:
+        weights: Of what trains, by parameter name.
+        optimizer: Tensors of the optimizer.
+        optimizer_values: Its other values, as JSON holds them.
+        average: The moving average, or None.
+    """
+
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    optimizer_values: dict[str, Any]
+    average: dict[str, Tensor] | None
+
+
+def hold_state(learner: Learner, *, keep: bool = True) -> HeldState:
+    """Return what a checkpoint holds. Where the denoiser is shared out, all processes call it.
+
+    Args:
+        learner: The learner.
+        keep: Whether this process will write it; otherwise it gets no tensors.
+    """
+    tensors, values = optimizer_state(learner.optimizer)
+    return HeldState(
+        gathered(learner.trainable.state(), keep=keep),
+        gathered(tensors, keep=keep),
+        values,
+        hold_average(learner, keep=keep),
+    )
+
+
+def hold_average(learner: Learner, *, keep: bool) -> dict[str, Tensor] | None:
+    """Return the moving average in the same way, or None where there is none."""
+    return None if learner.average is None else gathered(learner.average.state(), keep=keep)
+
+
+def save_learner(learner: Learner, held: HeldState, folder: Path, metadata: Mapping[str, str]) -> None:
+    """Write weights, optimizer and moving average, as `hold_state` returned them, into a checkpoint folder.
 
     The weights are there in the format that other programs read, and an adapter's exact ones as well: an adapter's
     file may fold values together. So is the moving average.
     """
     trainable = learner.trainable
-    trainable.export(folder, metadata)
-    if trainable.kind != "full":
-        save_file(plain_tensors(trainable.state()), folder / _ADAPTER)
-    tensors, values = optimizer_state(learner.optimizer)
-    save_file(plain_tensors(tensors), folder / _OPTIMIZER)
-    (folder / _OPTIMIZER_VALUES).write_text(json.dumps(values), encoding="utf-8")
-    if learner.average is not None:
+    if trainable.kind == "full":
+        trainable.export(folder, metadata, held.weights)
+    else:
+        trainable.export(folder, metadata)
+        save_file(plain_tensors(held.weights), folder / _ADAPTER)
+    save_file(plain_tensors(held.optimizer), folder / _OPTIMIZER)
+    (folder / _OPTIMIZER_VALUES).write_text(json.dumps(held.optimizer_values), encoding="utf-8")
+    if held.average is not None:
         (folder / _AVERAGE).parent.mkdir()
-        averages = learner.average.state()
-        save_file(plain_tensors(averages), folder / _AVERAGE)
+        save_file(plain_tensors(held.average), folder / _AVERAGE)
         if trainable.kind != "full":
-            trainable.export(folder / _AVERAGE.parent, {**metadata, "weights": "ema"}, averages)
+            trainable.export(folder / _AVERAGE.parent, {**metadata, "weights": "ema"}, held.average)
 
 
 def load_learner(learner: Learner, folder: Path) -> None:

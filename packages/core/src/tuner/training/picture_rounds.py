@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import TypeVar
 
 from torch import nn
 
@@ -25,6 +26,8 @@ from tuner.validation.previews import Previews, open_previews
 from tuner.validation.rescaling import rescaled_guidance
 from tuner.validation.sampling import evaluating
 
+T = TypeVar("T")
+
 BASE, LIVE, EMA = "base model", "live", "ema"
 """Labels: whose weights make pictures."""
 
@@ -35,6 +38,8 @@ Files = Mapping[str, tuple[Path, ...]]
 @dataclass(frozen=True)
 class PictureRounds:
     """Makes pictures of a run's prompts. The codec is loaded for each round and released again.
+
+    All processes take part, though the main one alone makes pictures: the weights may be shared out.
 
     Attributes:
         session: The run's surroundings.
@@ -53,9 +58,7 @@ class PictureRounds:
             TunerError: The family refuses to sample.
         """
         if self._prompts:
-            self._open()
-            release_memory()
-            _ = self._previews  # loaded here, so that what is wrong with it is told before the first step
+            self.session.processes.on_main(self._check)
 
     def rehearse(self) -> None:
         """Sample one picture of the largest size with few steps, and keep nothing of it.
@@ -74,8 +77,8 @@ class PictureRounds:
             TunerError: The family refuses to sample, or a picture does not fit into memory.
         """
         if self._prompts:
-            files = self._make_all(0, {BASE: self._base_folder})[BASE]
-            self._tell(0, BASE, files, files)
+            files = self._make_all(0, {BASE: self._base_folder})
+            self.session.processes.on_main(lambda: self._tell(0, BASE, files[BASE], files[BASE]))
 
     def make(self, step: int) -> None:
         """Make a round of what is trained and tell the extensions, once for each kind of weights.
@@ -94,9 +97,13 @@ class PictureRounds:
         folder, labels = self._output_dir / "validation_images", self._labels
         compares = len(labels) > 1 or not self.session.config.validation.disable_benchmark
         made = self._make_all(step, {label: folder / label if compares else folder for label in labels})
-        shown = self._compare(step, made, folder) if compares else made[labels[0]]
-        for label in labels:
-            self._tell(step, label, made[label], shown if label == labels[0] else {})
+
+        def show() -> None:
+            shown = self._compare(step, made, folder) if compares else made[labels[0]]
+            for label in labels:
+                self._tell(step, label, made[label], shown if label == labels[0] else {})
+
+        self.session.processes.on_main(show)
 
     @property
     def _prompts(self) -> list[PicturePrompt]:
@@ -117,19 +124,18 @@ class PictureRounds:
     def _base_folder(self) -> Path:
         return self._output_dir / "benchmarks" / "base_model"
 
+    def _check(self) -> None:
+        self._open()
+        release_memory()
+        _ = self._previews  # loaded here, so that what is wrong with it is told before the first step
+
     @contextmanager
-    def _sampling(self) -> Iterator[Sampler]:
-        """Open the pipeline around the live denoiser, and close it again."""
+    def _sampling(self, sampler: Sampler) -> Iterator[None]:
+        """Let the live denoiser sample inside the block."""
         denoiser = self.learner.components.denoiser
         assert denoiser is not None
-        sampler = self._open()
-        with (
-            self._explained(),
-            evaluating(denoiser),
-            self._compiled(denoiser),
-            self._rescaled(sampler, denoiser),
-        ):
-            yield sampler
+        with evaluating(denoiser), self._compiled(denoiser), self._rescaled(sampler, denoiser):
+            yield
 
     def _weights(self, label: str) -> AbstractContextManager[None]:
         """Let the denoiser have the weights that a label names inside the block."""
@@ -140,21 +146,34 @@ class PictureRounds:
             return self.learner.trainable.disabled()
         return nullcontext()
 
+    def _acting(self, label: str, work: Callable[[], T]) -> T | None:
+        """Let the main process work with the weights that a label names."""
+        with self._explained(), self._weights(label), self.learner.whole():
+            return self.session.processes.on_main(work)
+
     def _rehearse(self) -> None:
         config, facts = self.session.config, self.session.facts
-        with self._sampling() as sampler, self._weights(self._labels[-1]):
-            try_picture(sampler, self._prompts[0], self._read, config=config, facts=facts)
+
+        def rehearse() -> None:
+            sampler = self._open()
+            with self._sampling(sampler):
+                try_picture(sampler, self._prompts[0], self._read, config=config, facts=facts)
+
+        self._acting(self._labels[-1], rehearse)
 
     def _make_all(self, step: int, folders: Mapping[str, Path]) -> dict[str, Files]:
-        """Make the pictures of the weights that each label names, in that label's folder."""
-        with self._sampling() as sampler:
-            made = {label: self._make(sampler, step, label, folder) for label, folder in folders.items()}
+        """Make the pictures of the weights that each label names, in that label's folder; elsewhere none come out."""
+        sampler = self.session.processes.on_main(self._open)
+        made = {}
+        for label, folder in folders.items():
+            made[label] = self._acting(label, partial(self._make, sampler, step, label, folder)) or {}
         del sampler
         release_memory()
         return made
 
-    def _make(self, sampler: Sampler, step: int, label: str, folder: Path) -> Files:
-        with self._weights(label):
+    def _make(self, sampler: Sampler | None, step: int, label: str, folder: Path) -> Files:
+        assert sampler is not None  # the main process has opened it
+        with self._sampling(sampler):
             return make_pictures(
                 sampler,
                 self._prompts,

@@ -33,8 +33,8 @@ T = TypeVar("T")
 _PATIENCE = timedelta(days=14)
 """How long processes wait for what another one does alone."""
 
-_SPLITS = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
-"""How accelerate's launcher passes on what each process would hold a part of the model for."""
+_SPLITS = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
+"""How accelerate's launcher passes on what else would split a model."""
 
 
 class ProcessesError(TunerError):
@@ -180,9 +180,11 @@ def join_processes() -> Processes:
         return Processes()
     if split := [name for name in _SPLITS if parse_flag_from_env(name)]:
         raise TunerError(
-            f"{split[0]} asks to split the model, but every process holds the whole of it\n"
-            "    -> launch without FSDP, DeepSpeed and Megatron-LM"
+            f"{split[0]} asks to split the model in a way that is not served\n"
+            "    -> launch without DeepSpeed and Megatron-LM; fsdp_enable shares a full fine-tune out over processes"
         )
+    # The settings say whether to share the model out, and then it happens once.
+    os.environ.pop("ACCELERATE_USE_FSDP", None)
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     accelerated = accelerator not in (None, torch.device("mps")) and not parse_flag_from_env("ACCELERATE_USE_CPU")
     devices = torch.accelerator.device_count() if accelerated else 0
@@ -202,7 +204,27 @@ def _others_alive() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise ProcessesError(
-            f"another process of this run has ended or cannot be reached: {str(error).splitlines()[0]}\n"
-            "    -> what that process says itself tells why; checkpoints are unharmed"
-        ) from error
+        raise _gone(error) from error
+
+
+@contextmanager
+def others_computing() -> Iterator[None]:
+    """Say so where a computation that needs other processes fails for the lack of one; other failures pass.
+
+    Raises:
+        ProcessesError: A process has ended or cannot be reached.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        # Gloo has no class of errors of its own.
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            raise _gone(error) from error
+        raise
+
+
+def _gone(error: RuntimeError) -> ProcessesError:
+    return ProcessesError(
+        f"another process of this run has ended or cannot be reached: {str(error).splitlines()[0]}\n"
+        "    -> what that process says itself tells why; checkpoints are unharmed"
+    )

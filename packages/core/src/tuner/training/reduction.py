@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from tuner.sharding import is_sharded
 from tuner.training.batches import DrawnBatch
 from tuner.training.guard import TakenStep
 from tuner.training.processes import Processes
@@ -22,9 +23,10 @@ def sum_gradients(parameters: Sequence[Parameter], processes: Processes) -> None
     """Give every process the sum of the gradients of all; a parameter that has none anywhere keeps none.
 
     The losses are divided by the samples of the whole step, so the sum is the gradient of their mean, however many
-    samples each process had. All processes end up with the same bits.
+    samples each process had. All processes end up with the same bits. Gradients of parameters that are shared out have
+    been added up in the backward pass.
     """
-    if processes.is_alone:
+    if processes.is_alone or any(map(is_sharded, parameters)):
         return
     present = processes.largest(torch.tensor([parameter.grad is not None for parameter in parameters]).to(torch.uint8))
     trained = [parameter for parameter, has_one in zip(parameters, present.tolist(), strict=True) if has_one]

@@ -22,6 +22,7 @@ from tuner.training.batches import BatchSource
 from tuner.training.checkpoint import try_checkpoint
 from tuner.training.loop import Learner
 from tuner.training.memory_errors import memory_explained, step_remedies
+from tuner.training.persistence import HeldState, hold_state
 from tuner.training.picture_rounds import PictureRounds
 from tuner.training.session import Session, release_memory
 from tuner.training.step import Learning, backward_step
@@ -41,7 +42,7 @@ class Rehearsal:
         learner: What will be trained.
         source: Makes the micro-batches.
         pictures: Makes the pictures.
-        save: Writes what a checkpoint holds into a folder.
+        save: Writes what a checkpoint holds of the learner into a folder.
         first: Optimizer steps taken before.
     """
 
@@ -49,7 +50,7 @@ class Rehearsal:
     learner: Learner
     source: BatchSource
     pictures: PictureRounds
-    save: Callable[[Path], None]
+    save: Callable[[HeldState, Path], None]
     first: int
 
     def run(self, *, with_picture: bool) -> None:
@@ -64,16 +65,16 @@ class Rehearsal:
         """
         started = time.perf_counter()
         done = ["a checkpoint"]
-        bucket = largest_bucket(self.source.plan)
-        if self._first_step_is_smaller(bucket):
+        bucket, processes = largest_bucket(self.source.plan), self.session.processes
+        # Processes may need each other for a step, so all take it if one has to.
+        if processes.any(self._first_step_is_smaller(bucket)):
             self._step(bucket)
             done.append(f"the largest batch ({bucket.id})")
-        processes = self.session.processes
         if with_picture:
-            processes.on_main(self.pictures.rehearse)
+            self.pictures.rehearse()
             done.append("a picture")
         with memory_explained(self.session.device, "a checkpoint", ()):
-            processes.on_main(lambda: try_checkpoint(self.session.config.model.output_dir, self.save))
+            self._save()
         release_memory()
         logger.info("rehearsed %s: %.1f s", ", ".join(done), time.perf_counter() - started)
 
@@ -83,6 +84,11 @@ class Rehearsal:
         first = self.first * plan.accumulation
         batches = (micro_batch(plan, seed, first + position) for position in self.source.positions)
         return max(_pixels(batch[0].sample.geometry.size, len(batch)) for batch in batches) < _pixels_of(bucket)
+
+    def _save(self) -> None:
+        output_dir, processes = self.session.config.model.output_dir, self.session.processes
+        held = hold_state(self.learner, keep=processes.is_main)
+        processes.on_main(lambda: try_checkpoint(output_dir, lambda folder: self.save(held, folder)))
 
     def _step(self, bucket: Bucket) -> None:
         session, learner = self.session, self.learner

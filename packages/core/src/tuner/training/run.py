@@ -47,7 +47,7 @@ from tuner.training.interruption import StopRequest, claimed
 from tuner.training.loop import Learner, Loop, has_dropout
 from tuner.training.memory_errors import memory_explained, step_remedies
 from tuner.training.offloading import check_offload
-from tuner.training.persistence import load_learner, save_learner
+from tuner.training.persistence import HeldState, hold_state, load_learner, save_learner
 from tuner.training.picture_rounds import PictureRounds
 from tuner.training.processes import Processes, join_processes
 from tuner.training.rehearsal import SHORTEST, Rehearsal, batch_size_of, largest_bucket
@@ -216,7 +216,7 @@ class Run:
             if step < self.last:
                 outcome = "interrupted"
             else:
-                exported = processes.on_main(lambda: self._export(step))
+                exported = self._export(step)
                 outcome = "done"
         except NonFiniteStepError as error:
             raise recorded(error, self.session, self.source, self.identity) from error
@@ -235,13 +235,13 @@ class Run:
 
     def _take_steps(self) -> int:
         processes = self.session.processes
-        processes.on_main(self._pictures.check)
+        self._pictures.check()
         begins = self.first == 0 and not self._config.validation.disable_benchmark
         if not self.proven and self.last - self.first >= SHORTEST:
             self._rehearsal().run(with_picture=not begins)
         if begins:
-            processes.on_main(self._pictures.make_base)
-        processes.on_main(lambda: self._evaluation.begin(resumed=self.first > 0))
+            self._pictures.make_base()
+        self._evaluation.begin(resumed=self.first > 0)
         loop = self.loop(self.session.accelerator.backward)
         step = self.first
         for step in loop.run(self.first, self.last):
@@ -253,8 +253,8 @@ class Run:
         return step
 
     def _rehearsal(self) -> Rehearsal:
-        def save(folder: Path) -> None:
-            save_learner(self.learner, folder, self._metadata(self.first))
+        def save(held: HeldState, folder: Path) -> None:
+            save_learner(self.learner, held, folder, self._metadata(self.first))
 
         return Rehearsal(self.session, self.learner, self.source, self._pictures, save, self.first)
 
@@ -281,16 +281,18 @@ class Run:
         ends = step == self.last or stops
         if ends or _is_due(step, self._config.checkpoints.checkpoint_step_interval):
             loop.check()
-            processes.on_main(lambda: self._save_checkpoint(step))
+            held = hold_state(self.learner, keep=processes.is_main)
+            processes.on_main(lambda: self._save_checkpoint(step, held))
+            del held  # what was put together for it would take as much memory as the checkpoint
         if not stops and self._evaluation.is_due(step, self.last):
             loop.guard.check()
-            processes.on_main(lambda: self._evaluation.make(step))
+            self._evaluation.make(step)
         interval = self._config.validation.validation_step_interval
         if not stops and (_is_due(step, interval) or (interval and step == self.last)):
             loop.guard.check()
-            processes.on_main(lambda: self._pictures.make(step))
+            self._pictures.make(step)
 
-    def _save_checkpoint(self, step: int) -> None:
+    def _save_checkpoint(self, step: int, held: HeldState) -> None:
         state = {
             "seed": self.session.seed,
             "identity": self.identity,
@@ -299,12 +301,12 @@ class Run:
         }
         metadata = self._metadata(step)
         folder = write_checkpoint(
-            self._output_dir, step, state, lambda scratch: save_learner(self.learner, scratch, metadata)
+            self._output_dir, step, state, lambda scratch: save_learner(self.learner, held, scratch, metadata)
         )
         prune_checkpoints(self._output_dir, self._config.checkpoints.checkpoints_total_limit)
         self.session.hook.checkpoint_saved(event=CheckpointSaved(step, folder))
 
-    def _export(self, step: int) -> Path:
+    def _export(self, step: int) -> Path | None:
         return export_result(self.session, self.learner, self.source.step(0)[0], self._metadata(step))
 
     def _metadata(self, step: int) -> dict[str, str]:

@@ -72,6 +72,11 @@ class Session:
         return torch.float32 if self.config.precision.mixed_precision == "no" else torch.bfloat16
 
     @property
+    def shards(self) -> bool:
+        """Whether the denoiser is shared out over processes."""
+        return self.config.sharding.fsdp_enable and not self.processes.is_alone
+
+    @property
     def codec_dtype(self) -> torch.dtype:
         """The dtype in which latents are computed."""
         return getattr(torch, self.facts.codec_dtype) if self.facts.codec_dtype else self.dtype

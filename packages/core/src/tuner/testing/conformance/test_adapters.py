@@ -20,7 +20,7 @@ from tuner.optim.state import optimizer_state
 from tuner.testing.family import FamilyUnderTest, relative_error
 from tuner.testing.learning import KINDS, SIGMAS, Kind, adapt, learner, lokr, train
 from tuner.training.loop import Learner
-from tuner.training.persistence import load_learner, save_learner
+from tuner.training.persistence import hold_state, load_learner, save_learner
 from tuner.types import Components
 
 ADAPTERS = [name for name, kind in KINDS.items() if kind.model_type == "lora"]
@@ -55,7 +55,7 @@ def trained(
     subject = learner(family, kind)
     checkpoint, folder = tmp_path_factory.mktemp("checkpoint"), tmp_path_factory.mktemp("exported")
     train(family, subject, 0, 3)
-    save_learner(subject, checkpoint, {})
+    save_learner(subject, hold_state(subject), checkpoint, {})
     train(family, subject, 3, 6)
     return Trained(kind, base, subject, checkpoint, subject.trainable.export(folder, {}))
 

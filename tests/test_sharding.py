@@ -1,0 +1,210 @@
+"""A model that is shared out over processes trains as one that is not, and its files are the same."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from tuner.config.loading import load_config
+from tuner.training.run import train
+
+TOLERANCE = 1e-4
+"""Relative difference of L2 norms: gradients are added up in another order, and Adam enlarges their rounding errors."""
+
+PICTURES = {
+    "validation_prompt": "a rocket", "validation_num_inference_steps": 2, "validation_resolution": "128",
+    "validation_step_interval": 2, "eval_steps_interval": 2, "eval_timesteps": 3, "data_backend_config": "evaluated.json",
+}  # fmt: skip
+KINDS = {
+    "plain": {"checkpoint_step_interval": 2},
+    "everything": {
+        **PICTURES, "use_ema": True, "gradient_checkpointing": True, "grad_clip_method": "norm", "max_grad_norm": 0.05,
+        "max_train_steps": 24, "optimizer": "optimi-stableadamw", "fsdp_reshard_after_forward": False,
+    },
+    "bf16": {"mixed_precision": "bf16", "optimizer": "adamw_bf16", "max_grad_norm": 0.01},
+}  # fmt: skip
+TOGETHER = """
+import json, sys
+from pathlib import Path
+import torch
+from tuner.config.loading import load_config
+from tuner.errors import TunerError
+from tuner.training import run
+from tuner.training.processes import join_processes
+
+processes = join_processes()
+found = {}
+honest = run.build_learner
+
+def looking(session, *, fresh):
+    learner = honest(session, fresh=fresh)
+    found["held"] = sum(p.to_local().numel() for _, p in learner.trainable.named_parameters())
+    found["all"] = learner.trainable.parameter_count()
+    return learner
+
+run.build_learner = looking
+for path in sys.argv[1:]:
+    try:
+        result = run.train(load_config(Path(path)))
+        found[path] = ["done", result.step, str(result.exported)]
+    except TunerError as error:
+        found[path] = [type(error).__name__, str(error)]
+Path(f"rank-{processes.rank}.json").write_text(json.dumps(found))
+processes.leave()
+"""
+
+
+def spread(file: Path, other: Path) -> float:
+    """The relative difference of two files' tensors."""
+    tensors, others = load_file(file), load_file(other)
+    assert tensors.keys() == others.keys()
+    assert all(tensor.dtype == others[name].dtype for name, tensor in tensors.items())
+    gap = sum(float((tensor.float() - others[name].float()).square().sum()) for name, tensor in tensors.items())
+    size = sum(float(tensor.float().square().sum()) for tensor in tensors.values())
+    return (gap / size) ** 0.5
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("sharded")
+
+
+@pytest.fixture(scope="module")
+def configuration(twin, photographs, folder):
+    """Write a configuration of the common folder, so that one launch serves many runs."""
+
+    def write(name: str, **settings) -> Path:
+        entry = {
+            "id": "photographs", "instance_data_dir": str(photographs), "caption_strategy": "textfile",
+            "resolution": 192, "resolution_type": "pixel_area",
+        }  # fmt: skip
+        (folder / "data.json").write_text(json.dumps([entry]))
+        (folder / "evaluated.json").write_text(
+            json.dumps([entry, {**entry, "id": "kept back", "dataset_type": "eval"}])
+        )
+        values = {
+            "model_family": "sana", "model_type": "full", "pretrained_model_name_or_path": str(twin),
+            "data_backend_config": "data.json", "max_train_steps": 4, "output_dir": f"output of {name}",
+            "train_batch_size": 2, "learning_rate": 1e-3, "lr_warmup_steps": 0, "lr_scheduler": "constant",
+            "optimizer": "optimi-adamw", "mixed_precision": "no", "validation_step_interval": 0, "cache_dir": "cache",
+            "seed": 7, "log_interval": 1, "caption_dropout_probability": 0.5, "gradient_checkpointing": False, **settings,
+        }  # fmt: skip
+        path = folder / f"{name}.json"
+        path.write_text(json.dumps(values))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def shared(configuration, folder):
+    """All runs of two processes, and those of one to compare them with: what each process says, by rank."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        halves, shares = {"gradient_accumulation_steps": 2}, {"fsdp_enable": True}
+        for kind, settings in KINDS.items():
+            train(load_config(configuration(f"{kind} alone", **settings, gradient_accumulation_steps=4)))
+        train(load_config(configuration("one then two", **halves, max_train_steps=2)))
+        names = [
+            configuration(f"{kind} shared", **settings, **halves, **shares).name for kind, settings in KINDS.items()
+        ]
+        names.append(configuration("one then two", gradient_accumulation_steps=1, **shares).name)
+        names.append(configuration("two then one", max_train_steps=2, **shares).name)
+        names.append(configuration("refused", optimizer="adafactor", **shares).name)
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        (folder / "shared.py").write_text(TOGETHER)
+        subprocess.run([*launch, "shared.py", *names], check=True)
+        train(load_config(configuration("two then one", **halves)))
+        train(load_config(configuration("alone", **halves)))
+    finally:
+        os.chdir(before)
+    return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_trains_what_one_process_does_with_twice_the_accumulation(shared, folder, kind):
+    alone, both = folder / f"output of {kind} alone", folder / f"output of {kind} shared"
+    files = sorted(path.relative_to(alone) for path in alone.rglob("*.safetensors"))
+    assert len(files) >= 5
+    assert files == sorted(path.relative_to(both) for path in both.rglob("*.safetensors"))
+    tolerance = 2e-2 if kind == "bf16" else TOLERANCE
+    for file in files:
+        assert spread(alone / file, both / file) < tolerance, file
+    assert shared[0][f"{kind} shared.json"][0] == shared[1][f"{kind} shared.json"][0] == "done"
+    rows, others = (
+        [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()] for path in (alone, both)
+    )
+    for row, other in zip(rows, others, strict=True):
+        assert row.keys() == other.keys()
+        assert all(value == pytest.approx(other[key], rel=tolerance) for key, value in row.items())
+
+
+def test_each_process_holds_its_part(shared):
+    assert shared[0]["all"] == shared[1]["all"] == shared[0]["held"] + shared[1]["held"]
+    assert 0.4 < shared[0]["held"] / shared[0]["all"] < 0.6
+
+
+def test_the_main_process_alone_exports(shared, folder):
+    assert shared[0]["plain shared.json"] == ["done", 4, "output of plain shared/pipeline"]
+    assert shared[1]["plain shared.json"] == ["done", 4, "None"]
+
+
+def test_the_pipeline_is_that_of_the_family(shared, folder):
+    configs = [
+        (folder / f"output of plain {how}" / "pipeline" / "transformer" / "config.json").read_text()
+        for how in ("alone", "shared")
+    ]
+    assert configs[0] == configs[1]
+    assert json.loads(configs[0])["_class_name"] == "SanaTransformer2DModel"
+
+
+@pytest.mark.parametrize("name", ["one then two", "two then one"])
+def test_a_run_goes_on_shared_out_or_not(shared, folder, name):
+    state = "checkpoint-4/transformer/diffusion_pytorch_model.safetensors"
+    assert (folder / f"output of {name}" / "checkpoint-2").is_dir()
+    assert spread(folder / "output of alone" / state, folder / f"output of {name}" / state) < TOLERANCE
+
+
+def test_pictures_and_evaluations_are_those_of_one_process(shared, folder):
+    alone, both = (folder / f"output of everything {how}" for how in ("alone", "shared"))
+    pictures = sorted(path.relative_to(alone) for path in alone.rglob("*.png"))
+    assert pictures == sorted(path.relative_to(both) for path in both.rglob("*.png"))
+    assert len(pictures) > 20
+    assert len({(both / path).read_bytes() for path in pictures if path.parent.name in ("live", "ema")}) > 20
+    rows, others = (
+        [json.loads(line) for line in (path / "evaluations.jsonl").read_text().splitlines()] for path in (alone, both)
+    )
+    assert len(rows) == 1 + 2 * 12
+    for row, other in zip(rows, others, strict=True):
+        assert (row["step"], row["label"]) == (other["step"], other["label"])
+        assert row["metrics"] == pytest.approx(other["metrics"], rel=1e-4)
+
+
+def test_an_optimizer_that_is_not_proven_for_it_is_refused(shared):
+    for found in shared:
+        kind, message = found["refused.json"]
+        assert kind == "ConfigError"
+        assert "adafactor is not proven to be right for weights that are shared out" in message
+
+
+def test_a_run_ends_when_one_of_its_processes_is_killed(configuration, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    config = configuration("killed", num_processes=2, max_train_steps=100_000, fsdp_enable=True)
+    command = [sys.executable, "-m", "tuner", "train", str(config)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    said = []
+    while not said or b"starting from step 0" not in said[-1]:
+        said.append(process.stdout.readline())
+        assert said[-1], b"".join(said).decode()
+    workers = sorted(psutil.Process(process.pid).children(), key=lambda worker: int(worker.environ()["RANK"]))
+    workers[1].kill()
+    output = process.communicate()[0].decode()
+    assert process.returncode == 1, output
+    assert "process 1 was killed by signal 9" in output
+    assert "Traceback" not in output
+    assert not any(worker.is_running() for worker in workers)
