@@ -1,15 +1,21 @@
 """A model that is shared out over processes trains as one that is not, and its files are the same."""
 
+import functools
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
+from PIL import Image
 from safetensors.torch import load_file
 
+from tuner.cli.twins import write_twin
 from tuner.config.loading import load_config
+from tuner.plugins import load_family
 from tuner.training.run import train
 
 TOLERANCE = 1e-4
@@ -17,16 +23,18 @@ TOLERANCE = 1e-4
 
 PICTURES = {
     "validation_prompt": "a rocket", "validation_num_inference_steps": 2, "validation_resolution": "128",
-    "validation_step_interval": 2, "eval_steps_interval": 2, "eval_timesteps": 3, "data_backend_config": "evaluated.json",
+    "validation_step_interval": 10, "eval_steps_interval": 10, "eval_timesteps": 3,
+    "data_backend_config": "evaluated.json",
 }  # fmt: skip
 KINDS = {
     "plain": {"checkpoint_step_interval": 2},
     "everything": {
         **PICTURES, "use_ema": True, "gradient_checkpointing": True, "grad_clip_method": "norm", "max_grad_norm": 0.05,
-        "max_train_steps": 24, "optimizer": "optimi-stableadamw", "fsdp_reshard_after_forward": False,
+        "max_train_steps": 20, "optimizer": "optimi-stableadamw", "fsdp_reshard_after_forward": False,
     },
     "bf16": {"mixed_precision": "bf16", "optimizer": "adamw_bf16", "max_grad_norm": 0.01},
 }  # fmt: skip
+KINDS |= {name: {"model_family": name, "max_train_steps": 2} for name in ("omnigen", "auraflow", "hidream", "cosmos2")}
 TOGETHER = """
 import json, sys
 from pathlib import Path
@@ -77,21 +85,27 @@ def folder(tmp_path_factory):
 def configuration(twin, photographs, folder):
     """Write a configuration of the common folder, so that one launch serves many runs."""
 
+    @functools.cache
+    def twin_of(family: str) -> str:
+        return str(write_twin(load_family(family), folder / f"twin of {family}"))
+
     def write(name: str, **settings) -> Path:
+        if "model_family" in settings:
+            settings["pretrained_model_name_or_path"] = twin_of(settings["model_family"])
         entry = {
             "id": "photographs", "instance_data_dir": str(photographs), "caption_strategy": "textfile",
             "resolution": 192, "resolution_type": "pixel_area",
         }  # fmt: skip
         (folder / "data.json").write_text(json.dumps([entry]))
-        (folder / "evaluated.json").write_text(
-            json.dumps([entry, {**entry, "id": "kept back", "dataset_type": "eval"}])
-        )
+        kept_back = {**entry, "id": "kept back", "dataset_type": "eval"}
+        (folder / "evaluated.json").write_text(json.dumps([entry, kept_back]))
         values = {
             "model_family": "sana", "model_type": "full", "pretrained_model_name_or_path": str(twin),
             "data_backend_config": "data.json", "max_train_steps": 4, "output_dir": f"output of {name}",
             "train_batch_size": 2, "learning_rate": 1e-3, "lr_warmup_steps": 0, "lr_scheduler": "constant",
             "optimizer": "optimi-adamw", "mixed_precision": "no", "validation_step_interval": 0, "cache_dir": "cache",
-            "seed": 7, "log_interval": 1, "caption_dropout_probability": 0.5, "gradient_checkpointing": False, **settings,
+            "seed": 7, "log_interval": 1, "caption_dropout_probability": 0.5, "gradient_checkpointing": False,
+            **settings,
         }  # fmt: skip
         path = folder / f"{name}.json"
         path.write_text(json.dumps(values))
@@ -130,7 +144,7 @@ def shared(configuration, folder):
 def test_it_trains_what_one_process_does_with_twice_the_accumulation(shared, folder, kind):
     alone, both = folder / f"output of {kind} alone", folder / f"output of {kind} shared"
     files = sorted(path.relative_to(alone) for path in alone.rglob("*.safetensors"))
-    assert len(files) >= 5
+    assert len(files) >= 4
     assert files == sorted(path.relative_to(both) for path in both.rglob("*.safetensors"))
     tolerance = 2e-2 if kind == "bf16" else TOLERANCE
     for file in files:
@@ -174,12 +188,15 @@ def test_pictures_and_evaluations_are_those_of_one_process(shared, folder):
     alone, both = (folder / f"output of everything {how}" for how in ("alone", "shared"))
     pictures = sorted(path.relative_to(alone) for path in alone.rglob("*.png"))
     assert pictures == sorted(path.relative_to(both) for path in both.rglob("*.png"))
-    assert len(pictures) > 20
-    assert len({(both / path).read_bytes() for path in pictures if path.parent.name in ("live", "ema")}) > 20
+    assert len(pictures) == 2 + 2 * 2 * 3  # of two prompts: the base model's; each round's two, and their sheet
+    assert len({(both / path).read_bytes() for path in pictures}) == len(pictures)
+    for path in pictures:
+        gap = np.asarray(Image.open(alone / path), dtype=float) - np.asarray(Image.open(both / path), dtype=float)
+        assert abs(gap).max() <= 1, path
     rows, others = (
         [json.loads(line) for line in (path / "evaluations.jsonl").read_text().splitlines()] for path in (alone, both)
     )
-    assert len(rows) == 1 + 2 * 12
+    assert len(rows) == 1 + 2 * 2
     for row, other in zip(rows, others, strict=True):
         assert (row["step"], row["label"]) == (other["step"], other["label"])
         assert row["metrics"] == pytest.approx(other["metrics"], rel=1e-4)
