@@ -128,7 +128,8 @@ def test_fewer_devices_than_processes_are_refused(problems):
 
 
 def test_a_file_that_splits_the_model_is_refused(problems, file):
-    assert "'FSDP' is not served" in problems(accelerate_config=file(distributed_type="FSDP"))["distributed_type"]
+    found = problems(accelerate_config=file(distributed_type="MEGATRON_LM"))
+    assert "'MEGATRON_LM' is not served" in found["distributed_type"]
 
 
 def test_a_file_that_is_not_there_is_refused(problems):
@@ -149,8 +150,8 @@ def test_a_process_that_nobody_launched_beside_others_is_alone(monkeypatch):
 
 
 def test_a_launch_that_splits_the_model_is_refused(monkeypatch):
-    variables = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "ACCELERATE_USE_FSDP": "true"}
+    variables = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "ACCELERATE_USE_DEEPSPEED": "true"}
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(TunerError, match="ACCELERATE_USE_FSDP asks to split the model"):
+    with pytest.raises(TunerError, match="ACCELERATE_USE_DEEPSPEED asks to split the model"):
         join_processes.__wrapped__()

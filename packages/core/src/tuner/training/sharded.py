@@ -6,6 +6,7 @@ is put together for as long as it computes, and gradients are added up on their 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -75,6 +76,8 @@ def shard_denoiser(
             f"fsdp_enable: weights of {title} are of several types ({names}), and what is gathered together must be of "
             "one\n    -> set it to false, or mixed_precision to no"
         )
+    # A family that changed the network's output in place would fail in its backward pass, as the kit proves.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(device.type, (processes.count,))
     network: Any = denoiser
     parts = [*repeated_blocks(denoiser), network]
