@@ -106,7 +106,6 @@ def build_source(session: Session, learner: Learner, data: PreparedData) -> Batc
 
 def _optimizer(session: Session, trainable: Trainable) -> Optimizer:
     optimisation = session.config.optimisation
-    clips = optimisation.grad_clip_method == "value" and not optimisation.optimizer_spec.bounds_itself
     return create_optimizer(
         optimisation.optimizer,
         trainable.named_parameters(),
@@ -114,7 +113,7 @@ def _optimizer(session: Session, trainable: Trainable) -> Optimizer:
         session.dtype,
         optimisation.optimizer_arguments,
         release=optimisation.releases_gradients,
-        clip_value=optimisation.max_grad_norm if clips else 0.0,
+        clip_value=optimisation.gradient_limit if optimisation.grad_clip_method == "value" else 0.0,
     )
 
 
