@@ -100,7 +100,6 @@ def build_source(session: Session, learner: Learner, data: PreparedData) -> Batc
         scheduled_sampling=session.config.scheduled_sampling,
         rank=session.processes.rank,
         processes=session.processes.count,
-        pin=session.device.type == "cuda",
     )
 
 

@@ -20,6 +20,7 @@ from tuner.optim.optimizers import reported, set_learning_rate
 from tuner.optim.schedules import Schedule
 from tuner.randomness import seeded_torch
 from tuner.training.batches import BatchSource, DrawnBatch, StepSize
+from tuner.training.feeding import feed
 from tuner.training.guard import FiniteGuard, TakenStep
 from tuner.training.processes import Processes
 from tuner.training.reduction import sum_gradients, sum_parts
@@ -101,7 +102,8 @@ class Loop:
         """
         if first >= last:
             return
-        for step, micro_batches in zip(range(first, last), self._source.steps(first, last), strict=True):
+        steps = feed(self._source, first, last, self._device)
+        for step, micro_batches in zip(range(first, last), steps, strict=True):
             taken, metrics = self.take(step, micro_batches)
             self._report(taken, metrics)
             yield step + 1
