@@ -139,7 +139,7 @@ def examine(folder: Path) -> str:
     from tuner.data.index import FileIndex
     from tuner.data.report import format_plan
     from tuner.errors import TunerError
-    from tuner.training.data import plan_data
+    from tuner.training.planning import plan_data
     from tuner.training.sources import resolve_source
 
     try:

@@ -95,7 +95,7 @@ def _examine(report: Report, strict: bool) -> None:
     from tuner.data.doctor.examination import examine
     from tuner.data.doctor.finding import has_errors
     from tuner.tracking.bars import reporting
-    from tuner.training.data import mask_folders, open_index, plan_data, plan_evaluation, side_limit
+    from tuner.training.planning import mask_folders, open_index, plan_data, plan_evaluation, side_limit
     from tuner.training.sources import resolve_source, tokenizers_at_hand
     from tuner.validation.pictures import check_sides
 

@@ -22,8 +22,9 @@ from tuner.training.caches import (
     masks_folder,
     text_folder,
 )
-from tuner.training.data import needed_prompts, open_index, plan_data, plan_evaluated, side_limit
+from tuner.training.data import needed_prompts
 from tuner.training.fetching import pictures_at_hand
+from tuner.training.planning import open_index, plan_data, plan_evaluated, side_limit
 from tuner.training.session import Session
 
 
