@@ -9,7 +9,8 @@ import pytest
 
 from tuner.config.model import ModelConfig
 from tuner.errors import TunerError
-from tuner.testing.hub import Repository, loopback_hub
+from tuner.testing.hub import loopback_hub
+from tuner.testing.hub_state import Repository
 from tuner.training.sources import ModelSource, fetch_parts, resolve_source, select_files
 from tuner.types import FamilyFacts, Flavour
 
@@ -80,7 +81,8 @@ DOWNLOAD = """
 import sys
 sys.path.insert(0, {folder!r})
 from test_sources import FACTS
-from tuner.testing.hub import Repository, loopback_hub
+from tuner.testing.hub import loopback_hub
+from tuner.testing.hub_state import Repository
 from tuner.training.sources import ModelSource, fetch_parts
 folder = fetch_parts(ModelSource(sys.argv[1], False), ["denoiser"], FACTS).root
 print(sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()))
