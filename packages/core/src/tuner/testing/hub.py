@@ -10,7 +10,6 @@ import base64
 import hashlib
 import json
 import re
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +19,7 @@ from urllib.parse import unquote, urlparse
 import yaml
 
 from tuner.testing.hub_state import OWNER, READ_TOKEN, WRITE_TOKEN, LoopbackHub, Repository
+from tuner.testing.servers import Quiet, address_of, serving
 
 LICENSES = {"apache-2.0", "mit", "other"}
 _LARGE = (".safetensors", ".png", ".bin")
@@ -32,18 +32,15 @@ def loopback_hub() -> Iterator[LoopbackHub]:
     hub = LoopbackHub()
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
     server.daemon_threads = True
-    hub.address = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
-        yield hub
-    finally:
-        hub.answering.set()
-        server.shutdown()
-        server.server_close()
+    hub.address = address_of(server)
+    with serving(server):
+        try:
+            yield hub
+        finally:
+            hub.answering.set()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Quiet, BaseHTTPRequestHandler):
     hub: LoopbackHub
     protocol_version = "HTTP/1.1"
 
@@ -58,9 +55,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         self._serve()
-
-    def log_message(self, *arguments: Any) -> None:
-        """Print nothing."""
 
     def _serve(self) -> None:
         path = unquote(urlparse(self.path).path)
