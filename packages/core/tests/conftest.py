@@ -1,17 +1,20 @@
-"""A project folder with a model family of its own, and `tuner configure` in a terminal."""
+"""A project folder with a model family of its own, a memo of files, and `tuner configure` in a terminal."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pexpect
 import pytest
+
+from tuner.data.index import FileIndex
 
 PLUGIN = """
 from pydantic import BaseModel
@@ -104,6 +107,14 @@ def write_config(project) -> Callable[..., Path]:
     return write
 
 
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[FileIndex]:
+    """A memo of files, empty at first."""
+    opened = FileIndex(tmp_path / "cache")
+    yield opened
+    opened.close()
+
+
 PROMPT = r"\x1b\[\?2004h.*?\x1b\[[0-9;]*m ([^\x1b:]+?)(?: \[[^\]]*\])?:"
 """What a terminal is sent when a question begins to wait for keys."""
 
@@ -175,6 +186,36 @@ def home(project: Path) -> Path:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toyfamily\nVersion: 3\n")
     (info / "entry_points.txt").write_text("[tuner.families]\ntoy = toyfamily.plugin\ntoyalias = toyfamily.plugin\n")
     return project
+
+
+@pytest.fixture(scope="session")
+def file_hashes() -> Callable[[Path], dict[str, str]]:
+    """Return a hash of every file below a folder, by its path there."""
+
+    def of(folder: Path) -> dict[str, str]:
+        return {
+            str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in folder.rglob("*")
+            if path.is_file() and "__pycache__" not in path.parts
+        }
+
+    return of
+
+
+@pytest.fixture
+def new_answers() -> dict[str, str]:
+    """Answers that make a configuration of the project."""
+    return {
+        "model_family": "toy",
+        "model_type": "lora",
+        "output_dir": "output",
+        "max_train_steps": "10",
+        "optimizer": "optimi-adamw",
+        "learning_rate": "1e-4",
+        "data_backend_config": "multidatabackend.json",
+        "validation_prompt": "a cat",
+        "lr_warmup_steps": "5",
+    }
 
 
 @pytest.fixture

@@ -17,23 +17,9 @@ from tuner.adapters import create_trainable, load_exported
 from tuner.config.adapter import AdapterConfig
 from tuner.config.lycoris import LycorisConfig
 from tuner.errors import CheckpointError, ConfigError, ExportError
-from tuner.types import FamilyFacts, Flavour
+from tuner.testing.minimal import minimal_facts
 
-FACTS = FamilyFacts(
-    name="test",
-    title="Test",
-    flavours={"one": Flavour("none/none")},
-    default_flavour="one",
-    latent_channels=32,
-    latent_stride=32,
-    patch_size=1,
-    pixel_alignment=32,
-    token_limit=300,
-    adapter_targets=("to_q", "to_k", "to_v", "to_out.0"),
-    part_folders={"denoiser": ("transformer",)},
-    licence="none",
-    class_aliases={"Attention": ("Attention",), "FeedForward": ("GLUMBConv",)},
-)
+FACTS = minimal_facts(class_aliases={"Attention": ("Attention",), "FeedForward": ("GLUMBConv",)})
 SETTINGS = {"algo": "lokr", "multiplier": 1.0, "linear_dim": 10000, "linear_alpha": 1, "factor": 16}
 LOW_RANK = {**SETTINGS, "linear_dim": 2, "factor": 4}
 

@@ -14,22 +14,9 @@ from safetensors.torch import load_file, save_file
 from tuner.adapters import create_trainable, load_exported
 from tuner.config.adapter import AdapterConfig
 from tuner.errors import ConfigError, ExportError, PluginError, TunerError
-from tuner.types import FamilyFacts, Flavour
+from tuner.testing.minimal import minimal_facts
 
-FACTS = FamilyFacts(
-    name="test",
-    title="Test",
-    flavours={"one": Flavour("none/none")},
-    default_flavour="one",
-    latent_channels=32,
-    latent_stride=32,
-    patch_size=1,
-    pixel_alignment=32,
-    token_limit=300,
-    adapter_targets=("to_q", "to_k", "to_v", "to_out.0"),
-    part_folders={"denoiser": ("transformer",)},
-    licence="none",
-)
+FACTS = minimal_facts(adapter_targets=("to_q", "to_k", "to_v", "to_out.0"))
 
 
 def make_denoiser(dtype=torch.float32):
