@@ -1,4 +1,4 @@
-"""A project folder with a model family of its own, a memo of files, and `tuner configure` in a terminal."""
+"""A project folder with a model family of its own, `tuner configure` in a terminal, and a small network."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pexpect
 import pytest
 
 from tuner.data.index import FileIndex
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import SanaTransformer2DModel
+    from torch import Tensor
 
 PLUGIN = """
 from pydantic import BaseModel
@@ -236,3 +241,40 @@ def written(home: Path) -> Path:
 def open_terminal(home: Path) -> Callable[..., Terminal]:
     """Start `tuner configure` in the project; `deaf`: it does not hear that the terminal hangs up."""
     return lambda *arguments, deaf=False: Terminal(home, arguments, deaf)
+
+
+@pytest.fixture(scope="session")
+def make_denoiser() -> Callable[..., SanaTransformer2DModel]:
+    """Return what makes a small network of diffusers, always with the same weights."""
+    import torch
+    from diffusers import SanaTransformer2DModel
+
+    def make(dtype: torch.dtype = torch.float32) -> SanaTransformer2DModel:
+        torch.manual_seed(0)
+        model = SanaTransformer2DModel(
+            num_attention_heads=8,
+            attention_head_dim=8,
+            num_cross_attention_heads=4,
+            cross_attention_head_dim=16,
+            cross_attention_dim=64,
+            caption_channels=32,
+            num_layers=2,
+            qk_norm="rms_norm_across_heads",
+        )
+        return (model if dtype == torch.float32 else model.to(dtype)).eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def denoise() -> Callable[..., Tensor]:
+    """Return what gives the output of such a network for inputs that are always the same."""
+    import torch
+
+    def run(model: SanaTransformer2DModel, dtype: torch.dtype = torch.float32) -> Tensor:
+        values = torch.Generator().manual_seed(3)
+        latents = torch.randn(2, 32, 4, 4, generator=values).to(dtype)
+        text = torch.randn(2, 5, 32, generator=values).to(dtype)
+        return model(latents, encoder_hidden_states=text, timestep=torch.tensor([100.0, 700.0])).sample
+
+    return run
