@@ -19,7 +19,7 @@ from tuner.tracking.bars import reporting
 from tuner.training.caches import conditioning_cache, mask_cache
 from tuner.training.fetching import pictures_at_hand
 from tuner.training.latents import LatentSource
-from tuner.training.planning import open_index, plan_data, plan_evaluated, side_limit
+from tuner.training.planning import Planner, open_index, side_limit
 from tuner.training.session import Session, release_memory
 from tuner.types import Conditioning, Role
 from tuner.validation.pictures import check_sides, picture_prompts
@@ -59,19 +59,18 @@ def prepare_data(session: Session, first_step: int = 0) -> PreparedData:
         CacheError: A cache cannot be written.
         NonFiniteError: An encoder gave NaN or infinite values.
     """
-    facts = session.facts
     at_hand = pictures_at_hand(session.config, fetch=True)
     config = at_hand.config
     index = open_index(config)
-    longest = side_limit(session.source, facts)
+    longest = side_limit(session.source, session.facts)
     check_sides(session.loaded, longest)
+    planner = Planner(config, session.facts, session.seed, index, longest)
     masks = mask_cache(session, index)
     datasets = (*config.datasets, *config.eval_datasets) if config.evaluates_loss else config.datasets
     latents = LatentSource(session, datasets, index)
     excluded: dict[str, str] = {}
     while True:
-        plan = plan_data(config, facts, session.seed, index, side_limit=longest, excluded=excluded)
-        evaluated = plan_evaluated(config, facts, session.seed, index, side_limit=longest, excluded=excluded)
+        plan, evaluated = planner.training(excluded), planner.evaluated(excluded)
         plans = [plan, evaluated] if evaluated else [plan]
         latents.use(*plans)
         first = first_step * plan.accumulation

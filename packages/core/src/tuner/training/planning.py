@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tuner.config import RunConfig
@@ -16,110 +16,100 @@ from tuner.training.sources import ModelSource, denoiser_config
 from tuner.types import FamilyFacts
 
 
-def plan_data(
-    config: RunConfig,
-    facts: FamilyFacts,
-    seed: int,
-    index: FileIndex,
-    *,
-    side_limit: int | None = None,
-    excluded: Mapping[str, str] | None = None,
-) -> Plan:
-    """Plan buckets and batches; reads file headers only.
+@dataclass(frozen=True)
+class Planner:
+    """Plans the data sets of a configuration; reads file headers only.
 
-    Args:
-        config: The configuration.
+    Attributes:
+        config: The configuration, its pictures at hand.
         facts: The family's facts.
         seed: The run's seed.
         index: Memo of file sizes.
         side_limit: Longest side of a picture, in pixels, see `side_limit`.
-        excluded: Sample key -> why it must not be used.
-
-    Raises:
-        DatasetError: A data set has nothing to train on.
     """
-    plan = build_plan(
-        config.datasets,
-        batch_size=config.optimisation.train_batch_size,
-        accumulation=config.optimisation.gradient_accumulation_steps,
-        processes=config.launch.num_processes,
-        alignment=facts.pixel_alignment,
-        aspect_rounding=config.data.aspect_bucket_rounding,
-        keep_small_buckets=config.data.disable_bucket_pruning,
-        oversubscribe=config.data.allow_dataset_oversubscription,
-        seed=seed,
-        index=index,
-        canvas_limit=facts.canvas_limit,
-        side_limit=side_limit,
-        stride=facts.latent_stride * facts.patch_size,
-        excluded=excluded or {},
-        mask_folders=mask_folders(config),
-    )
-    weights = sampling_weights(
-        {dataset.id: dataset.probability for dataset in config.datasets},
-        plan.buckets,
-        by_size=config.data.data_backend_sampling == "auto-weighting",
-    )
-    return replace(plan, weights=weights)
 
+    config: RunConfig
+    facts: FamilyFacts
+    seed: int
+    index: FileIndex
+    side_limit: int | None = None
 
-def plan_evaluation(
-    config: RunConfig,
-    facts: FamilyFacts,
-    seed: int,
-    index: FileIndex,
-    *,
-    side_limit: int | None = None,
-    excluded: Mapping[str, str] | None = None,
-) -> Plan:
-    """Plan the data sets that are evaluated with: picture by picture, each bucket however small, without masks.
+    def training(self, excluded: Mapping[str, str] | None = None) -> Plan:
+        """Plan buckets and batches of what is trained on.
 
-    Raises:
-        DatasetError: A data set has nothing to evaluate with.
-    """
-    one_by_one = {"train_batch_size": 1, "gradient_accumulation_steps": 1}
-    evaluated = config.model_copy(
-        update={
-            "datasets": tuple(entry.model_copy(update={"train_batch_size": None}) for entry in config.eval_datasets),
-            "optimisation": config.optimisation.model_copy(update=one_by_one),
-            "data": config.data.model_copy(update={"disable_bucket_pruning": True}),
-            "launch": LaunchConfig(),
-            "masks": (),
-        }
-    )
-    return plan_data(evaluated, facts, seed, index, side_limit=side_limit, excluded=excluded)
+        Args:
+            excluded: Sample key -> why it must not be used.
 
+        Raises:
+            DatasetError: A data set has nothing to train on.
+        """
+        config, facts = self.config, self.facts
+        plan = build_plan(
+            config.datasets,
+            batch_size=config.optimisation.train_batch_size,
+            accumulation=config.optimisation.gradient_accumulation_steps,
+            processes=config.launch.num_processes,
+            alignment=facts.pixel_alignment,
+            aspect_rounding=config.data.aspect_bucket_rounding,
+            keep_small_buckets=config.data.disable_bucket_pruning,
+            oversubscribe=config.data.allow_dataset_oversubscription,
+            seed=self.seed,
+            index=self.index,
+            canvas_limit=facts.canvas_limit,
+            side_limit=self.side_limit,
+            stride=facts.latent_stride * facts.patch_size,
+            excluded=excluded or {},
+            mask_folders=mask_folders(config),
+        )
+        weights = sampling_weights(
+            {dataset.id: dataset.probability for dataset in config.datasets},
+            plan.buckets,
+            by_size=config.data.data_backend_sampling == "auto-weighting",
+        )
+        return replace(plan, weights=weights)
 
-def plan_evaluated(
-    config: RunConfig,
-    facts: FamilyFacts,
-    seed: int,
-    index: FileIndex,
-    *,
-    side_limit: int | None = None,
-    excluded: Mapping[str, str] | None = None,
-) -> Plan | None:
-    """Plan what a run evaluates with: of each data set the first pictures by name, each with its first caption.
+    def evaluation(self, excluded: Mapping[str, str] | None = None) -> Plan:
+        """Plan the data sets that are evaluated with: picture by picture, each bucket however small, without masks.
 
-    Returns:
-        The plan, or None where the run takes no loss on evaluation data.
+        Raises:
+            DatasetError: A data set has nothing to evaluate with.
+        """
+        config = self.config
+        one_by_one = {"train_batch_size": 1, "gradient_accumulation_steps": 1}
+        datasets = tuple(entry.model_copy(update={"train_batch_size": None}) for entry in config.eval_datasets)
+        evaluated = config.model_copy(
+            update={
+                "datasets": datasets,
+                "optimisation": config.optimisation.model_copy(update=one_by_one),
+                "data": config.data.model_copy(update={"disable_bucket_pruning": True}),
+                "launch": LaunchConfig(),
+                "masks": (),
+            }
+        )
+        return replace(self, config=evaluated).training(excluded)
 
-    Raises:
-        DatasetError: A data set has nothing to evaluate with.
-    """
-    if not config.evaluates_loss:
-        return None
-    plan = plan_evaluation(config, facts, seed, index, side_limit=side_limit, excluded=excluded)
-    kept: set[str] = set()
-    for dataset in config.eval_datasets:
-        keys = sorted(item.key for bucket in plan.buckets if bucket.dataset == dataset.id for item in bucket.samples)
-        kept.update(keys[: config.evaluation.num_eval_images])
-    buckets = []
-    for bucket in plan.buckets:
-        samples = [replace(item, captions=item.captions[:1]) for item in bucket.samples if item.key in kept]
-        if samples:
-            buckets.append(replace(bucket, samples=tuple(samples), repeats=0))
-    return replace(plan, buckets=tuple(buckets), weights=())
+    def evaluated(self, excluded: Mapping[str, str] | None = None) -> Plan | None:
+        """Plan what a run evaluates with: of each data set the first pictures by name, each with its first caption.
+
+        Returns:
+            The plan, or None where the run takes no loss on evaluation data.
+
+        Raises:
+            DatasetError: A data set has nothing to evaluate with.
+        """
+        if not self.config.evaluates_loss:
+            return None
+        plan = self.evaluation(excluded)
+        kept: set[str] = set()
+        for dataset in self.config.eval_datasets:
+            samples = (item for bucket in plan.buckets if bucket.dataset == dataset.id for item in bucket.samples)
+            kept.update(sorted(item.key for item in samples)[: self.config.evaluation.num_eval_images])
+        buckets = []
+        for bucket in plan.buckets:
+            shown = [replace(item, captions=item.captions[:1]) for item in bucket.samples if item.key in kept]
+            if shown:
+                buckets.append(replace(bucket, samples=tuple(shown), repeats=0))
+        return replace(plan, buckets=tuple(buckets), weights=())
 
 
 def mask_folders(config: RunConfig) -> dict[str, Path]:
