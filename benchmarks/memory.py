@@ -8,36 +8,27 @@ accelerator. `idle` is the same process before its first step: libraries, weight
 
 from __future__ import annotations
 
-import argparse
-import sys
-import tempfile
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from report import machine, measure_in_child, run_children
+from cases import add_kinds, case_parser, written_projects
+from report import measure_in_child, run_children, write_table
 
-STEP_SCRIPT = Path(__file__).with_name("step_overhead.py")
 STEPS = 4
 
 
 def main() -> None:
     """Measure every family, size, way of training, batch size and option, and print and write the table."""
-    parser = argparse.ArgumentParser(description="Peak memory against the options that lower it.")
-    parser.add_argument("--families", nargs="+", default=["sana"])
-    parser.add_argument("--sizes", nargs="+", default=["twin"], choices=["twin", "mid"])
-    parser.add_argument("--kinds", nargs="+", default=["full", "lokr"], choices=["full", "lokr"])
+    parser = case_parser("Peak memory against the options that lower it.", sizes=["twin"])
+    add_kinds(parser)
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 4])
-    parser.add_argument("--output", type=Path, help="Markdown file to write")
     options = parser.parse_args()
-    rows = []
-    with tempfile.TemporaryDirectory() as scratch:
-        for family in options.families:
-            for size in options.sizes:
-                folder = Path(scratch) / family / size
-                config = measure_in_child(str(STEP_SCRIPT), "project", family, size, str(folder))["config"]
-                for kind in options.kinds:
-                    rows += [_row(f"{family} {size}", config, kind, batch) for batch in options.batches]
+    rows = [
+        _row(f"{family} {size}", config, kind, batch)
+        for family, size, config in written_projects(options)
+        for kind in options.kinds
+        for batch in options.batches
+    ]
     _write(rows, options.output)
 
 
@@ -52,22 +43,8 @@ def _row(name: str, config: str, kind: str, batch: int) -> str:
 
 
 def _write(rows: list[str], path: Path | None) -> None:
-    lines = [
-        "# Peak memory of training, MiB",
-        "",
-        f"{datetime.now(timezone.utc):%Y-%m-%d}, `python {' '.join(sys.argv)}`",
-        "",
-        machine(),
-        "",
-        "| what | batch | idle | neither | gradient_checkpointing | and enable_group_offload |",
-        "|---|---|---|---|---|---|",
-        *rows,
-    ]
-    text = "\n".join(lines) + "\n"
-    print(text)
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+    columns = ("what", "batch", "idle", "neither", "gradient_checkpointing", "and enable_group_offload")
+    write_table("Peak memory of training, MiB", columns, rows, path)
 
 
 def child_peak(config: str, kind: str, batch: str, mode: str) -> dict[str, Any]:

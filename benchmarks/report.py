@@ -73,7 +73,13 @@ def run_children(tasks: Mapping[str, Callable[..., dict[str, Any]]]) -> bool:
 
 
 def write_report(title: str, verdicts: Sequence[Verdict], path: Path | None) -> None:
-    """Print the table, and write it where asked to."""
+    """Print the table of verdicts, and write it where asked to."""
+    columns = ("what", "tuner", "bare", "ratio of medians", "middle half of rounds", "bar", "")
+    write_table(title, columns, [verdict.row() for verdict in verdicts], path)
+
+
+def write_table(title: str, columns: Sequence[str], rows: Sequence[str], path: Path | None) -> None:
+    """Print a table of Markdown rows, and write it where asked to."""
     lines = [
         f"# {title}",
         "",
@@ -81,9 +87,9 @@ def write_report(title: str, verdicts: Sequence[Verdict], path: Path | None) -> 
         "",
         machine(),
         "",
-        "| what | tuner | bare | ratio of medians | middle half of rounds | bar | |",
-        "|---|---|---|---|---|---|---|",
-        *(verdict.row() for verdict in verdicts),
+        f"| {' | '.join(columns)} |",
+        "|---" * len(columns) + "|",
+        *rows,
     ]
     text = "\n".join(lines) + "\n"
     print(text)

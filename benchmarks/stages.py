@@ -5,8 +5,10 @@ from __future__ import annotations
 import resource
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,10 @@ from tuner.types import ComponentRequest
 
 STORED = 6
 """Batches that the bare loop holds in memory."""
+WARM_UP = 3
+"""Rounds that count for nothing."""
+SHORTEST = 10
+"""Least number of rounds that a median is taken over."""
 _SHIFT = "shift"
 
 
@@ -115,6 +121,31 @@ def synchronise(device: torch.device) -> None:
     """Wait for an accelerator."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def times_in_turns(
+    sides: Mapping[str, Callable[[], object]], device: torch.device, seconds: float, in_a_row: int = 1
+) -> dict[str, list[float]]:
+    """Let steps take turns, in changing order, for so many seconds after the warm-up.
+
+    Returns:
+        Seconds per step of each side, round by round, those of the warm-up first.
+    """
+    times: dict[str, list[float]] = {side: [] for side in sides}
+    deadline = float("inf")
+    for number in count():
+        if number == WARM_UP:
+            deadline = time.perf_counter() + seconds
+        if number >= WARM_UP + SHORTEST and time.perf_counter() > deadline:
+            break
+        for side in sorted(sides, reverse=bool(number % 2)):
+            synchronise(device)
+            started = time.perf_counter()
+            for _ in range(in_a_row):
+                sides[side]()
+            synchronise(device)
+            times[side].append((time.perf_counter() - started) / in_a_row)
+    return times
 
 
 def _store(path: Path, batches: Sequence[BareBatch], shift: float) -> None:

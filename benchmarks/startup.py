@@ -7,7 +7,6 @@ Every figure is the median over whole processes; product and comparison take tur
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -17,13 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from report import Verdict, measure_in_child, write_report
+from cases import case_parser, written_projects
+from report import Verdict, write_report
 
 T = TypeVar("T")
 
 ANSWER_BAR = 3.0
 FIRST_STEP_BAR = 1.5
-STEP_SCRIPT = Path(__file__).with_name("step_overhead.py")
 TUNER = Path(sys.executable).with_name("tuner")
 POLL = 0.002
 """Seconds between two looks at the journal: it appears when a run is ready, and gets a line after the first step."""
@@ -42,19 +41,12 @@ print("loaded", flush=True)
 
 def main() -> None:
     """Measure, and print and write the table."""
-    parser = argparse.ArgumentParser(description="Start-up against bare processes.")
-    parser.add_argument("--families", nargs="+", default=["sana"])
-    parser.add_argument("--sizes", nargs="+", default=["twin", "mid"], choices=["twin", "mid"])
+    parser = case_parser("Start-up against bare processes.")
     parser.add_argument("--runs", type=int, default=7, help="processes for each figure (default: 7)")
-    parser.add_argument("--output", type=Path, help="Markdown file to write")
     options = parser.parse_args()
     verdicts = [_answer(command, 3 * options.runs) for command in ("--help", "families")]
-    with tempfile.TemporaryDirectory() as scratch:
-        for family in options.families:
-            for size in options.sizes:
-                folder = Path(scratch) / family / size
-                config = Path(measure_in_child(str(STEP_SCRIPT), "project", family, size, str(folder))["config"])
-                verdicts += _first_step(f"{family} {size}", config, options.runs)
+    for family, size, config in written_projects(options):
+        verdicts += _first_step(f"{family} {size}", Path(config), options.runs)
     write_report("Start-up", verdicts, options.output)
 
 

@@ -139,7 +139,7 @@ def examine(folder: Path) -> str:
     from tuner.data.index import FileIndex
     from tuner.data.report import format_plan
     from tuner.errors import TunerError
-    from tuner.training.data import plan_data
+    from tuner.training.planning import Planner
     from tuner.training.sources import resolve_source
 
     try:
@@ -151,7 +151,7 @@ def examine(folder: Path) -> str:
         local = all(dataset.type == "local" for dataset in loaded.config.datasets)
         if local:
             with closing(FileIndex(folder / "index")) as index:
-                format_plan(plan_data(loaded.config, facts, 1, index))
+                format_plan(Planner(loaded.config, facts, 1, index).training())
     except TunerError as error:
         str(error).encode("utf-8", errors="backslashreplace")
         return type(error).__name__

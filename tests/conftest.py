@@ -8,7 +8,8 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from textwrap import dedent
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from safetensors import deserialize
@@ -190,3 +191,81 @@ class AdaptedTwin:
 def adapted_twin(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], AdaptedTwin]:
     """Return a family's twin with adapters; each is made once."""
     return functools.cache(lambda name: AdaptedTwin(name, tmp_path_factory.mktemp(name)))
+
+
+BROKEN_FAMILY = """
+from dataclasses import replace
+
+import torch
+
+from tuner import hookimpl
+from tuner_sana import plugin as sound
+
+globals().update({name: getattr(sound, name) for name in dir(sound) if hasattr(getattr(sound, name), "tuner_impl")})
+
+
+class ScaledCodec:
+    version = "broken"
+
+    def __init__(self, codec, encode=1.0, decode=1.0):
+        self.codec, self.module, self.scales = codec, codec.module, (encode, decode)
+
+    def encode(self, pixels_BCHW):
+        return self.codec.encode(pixels_BCHW) * self.scales[0]
+
+    def decode(self, latents):
+        return self.codec.decode(latents * self.scales[1])
+"""
+"""What a family begins with that is Sana but for one mistake."""
+
+
+class Outcome(NamedTuple):
+    """Names of the proofs of a run of the conformance kit. One that failed for some of its cases has failed."""
+
+    passed: set[str]
+    skipped: set[str]
+    failed: set[str]
+
+
+class Kit:
+    """Runs the conformance kit in this process."""
+
+    def __init__(self, pytester: pytest.Pytester, twin: Path) -> None:
+        self._pytester = pytester
+        self._twin = twin
+
+    def run(self, family: str, *arguments: str, twin: Path | None = None) -> Outcome:
+        """Run it on a family, with Sana's twin or the one that is in a folder or shall be."""
+        options = ("--tuner-family", family, "--tuner-twin", str(twin or self._twin))
+        quiet = ("-p", "no:cacheprovider", "-p", "no:terminal")
+        outcomes = self._pytester.inline_run(*options, *quiet, *arguments).listoutcomes()
+        passed, skipped, failed = (
+            {report.nodeid.split("::")[-1].split("[")[0] for report in reports} for reports in outcomes
+        )
+        return Outcome(passed - failed, skipped, failed)
+
+    def run_with(self, name: str, mistake: str, proofs: str) -> Outcome:
+        """Run proofs on Sana with a mistake in it."""
+        package = self._pytester.mkpydir("broken")
+        (package / f"{name}.py").write_text(BROKEN_FAMILY + dedent(mistake))
+        self._pytester.syspathinsert()
+        return self.run(f"broken.{name}", "-k", proofs)
+
+
+@pytest.fixture(scope="session")
+def kit_twin(twin: Path) -> Path:
+    """The twin, after all that the kit needs was imported here, so that no inner run imports it again."""
+    import tuner.adapters  # noqa: F401
+    from tuner.plugins import load_family
+    from tuner.testing.family import FamilyUnderTest
+
+    family = FamilyUnderTest(FAMILY, load_family(FAMILY), twin)
+    family.predict(family.batch())
+    family.sampler()
+    return twin
+
+
+@pytest.fixture
+def kit(pytester: pytest.Pytester, kit_twin: Path) -> Kit:
+    """The conformance kit, on Sana's twin."""
+    return Kit(pytester, kit_twin)

@@ -3,7 +3,6 @@
 import gc
 import json
 import shutil
-import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from tuner.config.loading import load_config
 from tuner.errors import ConfigError, TunerError
 from tuner.family.tokenizers import clip_tokenizer
+from tuner.testing.servers import Quiet, address_of, serving
 from tuner.training.run import train
 from tuner.training.scoring import _converted, _scorer_folder
 from tuner.validation.clip_score import check_clip, clip_scores, describe_scores
@@ -200,7 +200,7 @@ def test_a_model_that_was_downloaded_before_needs_no_hub(project, clip, tmp_path
     assert _scorer_folder(load_config(project(**settings)).config) == snapshot
 
 
-class Hub(BaseHTTPRequestHandler):
+class Hub(Quiet, BaseHTTPRequestHandler):
     """A hub with one repository of pickled weights and two proposals to convert them."""
 
     def do_GET(self):
@@ -220,23 +220,17 @@ class Hub(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, *arguments):
-        pass
-
 
 @pytest.fixture
 def hub():
-    server = HTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with serving(HTTPServer(("127.0.0.1", 0), Hub)) as server:
+        yield server
 
 
 def test_the_hubs_own_conversion_is_taken_and_nobody_elses(hub):
     from huggingface_hub import HfApi
 
-    api = HfApi(endpoint=f"http://127.0.0.1:{hub.server_port}")
+    api = HfApi(endpoint=address_of(hub))
     hub.proposals = [(3, "stranger"), (4, "SFconvertbot")]
     assert _converted(api, "owner/clip") == "refs/pr/4"
     hub.proposals = [(4, "stranger"), (5, "SFconvertbot")]  # the latter has no weights

@@ -83,7 +83,7 @@ def test_latents_in_tiles_are_not_those_of_whole_pictures(project):
     for settings in ({}, {"vae_enable_slicing": True}, {"vae_enable_tiling": True}):
         other = open_session(load_config(project(**settings)))
         from tuner.training.caches import latent_caches
-        from tuner.training.data import open_index
+        from tuner.training.planning import open_index
 
         cache = latent_caches(other, other.config.datasets, open_index(other.config))["photographs"]
         keys.append(cache.key_of(sample))

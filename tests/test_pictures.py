@@ -1,6 +1,7 @@
 """Validation pictures of whole runs: whose weights they show, what is beside them, and that training never notices."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,6 +68,31 @@ def columns(path, count):
 
 def names(folder):
     return sorted(path.name for path in Path(folder).glob("*.png"))
+
+
+def test_pictures_come_before_during_and_after(project):
+    train(load_config(project(max_train_steps=3, **PICTURES, report_to="tensorboard", log_interval=1)))
+    base = sorted(path.name for path in Path("output/benchmarks/base_model").iterdir())
+    assert base == [
+        "step_0_unconditional_0_128x128.png", "step_0_unconditional_1_192x128.png",
+        "step_0_validation_0_128x128.png", "step_0_validation_1_192x128.png",
+    ]  # fmt: skip
+    live = {path.name.split("_")[1] for path in Path("output/validation_images").glob("*.png")}
+    assert live == {"2", "3"}
+    rows = [json.loads(line) for line in Path("output/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert [row["learning_rate"] for row in rows] == [0.0, 5e-4, 1e-3]
+    assert all(math.isfinite(row["loss"]) and row["grad_max_abs"] <= 2.0 for row in rows)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator("output/logs/simpletuner-testing").Reload()
+    assert [round(event.value, 5) for event in events.Scalars("train_loss")] == [round(row["loss"], 5) for row in rows]
+    assert "validation/0" in events.Tags()["images"]
+
+
+def test_base_pictures_can_be_left_out(project):
+    train(load_config(project(max_train_steps=1, **PICTURES, disable_benchmark=True)))
+    assert not Path("output/benchmarks").exists()
 
 
 def test_base_trained_and_average_side_by_side(project, recorder, without_pictures, twin, weights):

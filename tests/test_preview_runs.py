@@ -2,10 +2,7 @@
 
 import base64
 import io
-import json
 import socket
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -14,6 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tuner.config.loading import load_config
+from tuner.testing.servers import Listener, serving
 from tuner.testing.tiny import write_tiny_autoencoder
 from tuner.training.run import train
 
@@ -31,27 +29,11 @@ SETTINGS = {
 }
 
 
-class Listener(BaseHTTPRequestHandler):
-    def do_POST(self):
-        self.server.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-        self.send_response(200)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def listener(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with ThreadingHTTPServer(("127.0.0.1", 0), Listener) as server:
-        server.bodies = []
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
+    with serving(Listener()) as listener:
+        yield listener
 
 
 def result(config) -> tuple[dict[str, torch.Tensor], dict[str, bytes]]:

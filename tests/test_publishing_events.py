@@ -13,7 +13,8 @@ from tuner.publishing.access import PublishingError, open_repository
 from tuner.publishing.card_file import is_untouched
 from tuner.publishing.extension import create
 from tuner.publishing.uploads import Upload, Uploader
-from tuner.testing.hub import READ_TOKEN, WRITE_TOKEN, Repository, loopback_hub
+from tuner.testing.hub import loopback_hub
+from tuner.testing.hub_state import READ_TOKEN, WRITE_TOKEN, Repository
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
 REPOSITORY = "someone/mine"

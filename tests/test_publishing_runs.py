@@ -17,7 +17,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tuner.config.loading import load_config
-from tuner.testing.hub import WRITE_TOKEN, loopback_hub
+from tuner.testing.hub import loopback_hub
+from tuner.testing.hub_state import WRITE_TOKEN
 from tuner.training.run import train
 
 WEIGHTS = "pytorch_lora_weights.safetensors"

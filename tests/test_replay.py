@@ -12,8 +12,8 @@ from tuner.config.loading import load_config
 from tuner.errors import NonFiniteError
 from tuner.training.caches import latent_caches
 from tuner.training.checkpoint import read_checkpoint
-from tuner.training.data import open_index
 from tuner.training.interruption import StopRequest
+from tuner.training.planning import open_index
 from tuner.training.run import prepare_run, train
 from tuner.training.watching import Watch
 

@@ -1,12 +1,11 @@
 """Data sets that a CSV file lists, against a real web server on loopback that also fails."""
 
 import csv
-import http.server
 import io
 import logging
 import re
 import socket
-import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from tuner.data.captions import MissingCaption, open_captions
 from tuner.data.scan import list_images
 from tuner.data.sources.localise import localise, source_problems
 from tuner.errors import ConfigError, DatasetError
+from tuner.testing.servers import Quiet, address_of, serving
 
 
 def picture(seed=0, form="PNG"):
@@ -25,7 +25,7 @@ def picture(seed=0, form="PNG"):
     return buffer.getvalue()
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
+class Handler(Quiet, BaseHTTPRequestHandler):
     """Serves `server.files`; some paths fail. Remembers what it was asked for."""
 
     def do_GET(self):
@@ -48,22 +48,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         else:
             self.send_error(404)
 
-    def log_message(self, *args):
-        pass
-
 
 @pytest.fixture
 def web():
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.files, server.asked = {}, []
-    server.address = f"http://127.0.0.1:{server.server_port}"
+    server.address = address_of(server)
     server.folder = f"127.0.0.1_{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(server):
+        yield server
 
 
 def entry(tmp_path, rows, header=("url", "caption"), **settings):

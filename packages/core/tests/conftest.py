@@ -1,17 +1,25 @@
-"""A project folder with a model family of its own, and `tuner configure` in a terminal."""
+"""A project folder with a model family of its own, `tuner configure` in a terminal, and a small network."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pexpect
 import pytest
+
+from tuner.data.index import FileIndex
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import SanaTransformer2DModel
+    from torch import Tensor
 
 PLUGIN = """
 from pydantic import BaseModel
@@ -104,6 +112,14 @@ def write_config(project) -> Callable[..., Path]:
     return write
 
 
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[FileIndex]:
+    """A memo of files, empty at first."""
+    opened = FileIndex(tmp_path / "cache")
+    yield opened
+    opened.close()
+
+
 PROMPT = r"\x1b\[\?2004h.*?\x1b\[[0-9;]*m ([^\x1b:]+?)(?: \[[^\]]*\])?:"
 """What a terminal is sent when a question begins to wait for keys."""
 
@@ -177,6 +193,36 @@ def home(project: Path) -> Path:
     return project
 
 
+@pytest.fixture(scope="session")
+def file_hashes() -> Callable[[Path], dict[str, str]]:
+    """Return a hash of every file below a folder, by its path there."""
+
+    def of(folder: Path) -> dict[str, str]:
+        return {
+            str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in folder.rglob("*")
+            if path.is_file() and "__pycache__" not in path.parts
+        }
+
+    return of
+
+
+@pytest.fixture
+def new_answers() -> dict[str, str]:
+    """Answers that make a configuration of the project."""
+    return {
+        "model_family": "toy",
+        "model_type": "lora",
+        "output_dir": "output",
+        "max_train_steps": "10",
+        "optimizer": "optimi-adamw",
+        "learning_rate": "1e-4",
+        "data_backend_config": "multidatabackend.json",
+        "validation_prompt": "a cat",
+        "lr_warmup_steps": "5",
+    }
+
+
 @pytest.fixture
 def written(home: Path) -> Path:
     """A configuration as people have it: mixed spellings, texts for numbers, an order of their own."""
@@ -195,3 +241,40 @@ def written(home: Path) -> Path:
 def open_terminal(home: Path) -> Callable[..., Terminal]:
     """Start `tuner configure` in the project; `deaf`: it does not hear that the terminal hangs up."""
     return lambda *arguments, deaf=False: Terminal(home, arguments, deaf)
+
+
+@pytest.fixture(scope="session")
+def make_denoiser() -> Callable[..., SanaTransformer2DModel]:
+    """Return what makes a small network of diffusers, always with the same weights."""
+    import torch
+    from diffusers import SanaTransformer2DModel
+
+    def make(dtype: torch.dtype = torch.float32) -> SanaTransformer2DModel:
+        torch.manual_seed(0)
+        model = SanaTransformer2DModel(
+            num_attention_heads=8,
+            attention_head_dim=8,
+            num_cross_attention_heads=4,
+            cross_attention_head_dim=16,
+            cross_attention_dim=64,
+            caption_channels=32,
+            num_layers=2,
+            qk_norm="rms_norm_across_heads",
+        )
+        return (model if dtype == torch.float32 else model.to(dtype)).eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def denoise() -> Callable[..., Tensor]:
+    """Return what gives the output of such a network for inputs that are always the same."""
+    import torch
+
+    def run(model: SanaTransformer2DModel, dtype: torch.dtype = torch.float32) -> Tensor:
+        values = torch.Generator().manual_seed(3)
+        latents = torch.randn(2, 32, 4, 4, generator=values).to(dtype)
+        text = torch.randn(2, 5, 32, generator=values).to(dtype)
+        return model(latents, encoder_hidden_states=text, timestep=torch.tensor([100.0, 700.0])).sample
+
+    return run

@@ -15,22 +15,9 @@ from tuner.adapters import check_initial_adapter, create_trainable
 from tuner.config.adapter import AdapterConfig
 from tuner.config.lycoris import LycorisConfig
 from tuner.errors import ConfigError
-from tuner.types import FamilyFacts, Flavour
+from tuner.testing.minimal import minimal_facts
 
-FACTS = FamilyFacts(
-    name="test",
-    title="Test",
-    flavours={"one": Flavour("none/none")},
-    default_flavour="one",
-    latent_channels=4,
-    latent_stride=8,
-    patch_size=1,
-    pixel_alignment=8,
-    token_limit=8,
-    adapter_targets=("to_q", "to_k"),
-    part_folders={"denoiser": ("transformer",)},
-    licence="none",
-)
+FACTS = minimal_facts(adapter_targets=("to_q", "to_k"))
 LOKR = {"algo": "lokr", "multiplier": 1.0, "linear_dim": 10000, "linear_alpha": 1, "factor": 4}
 X = torch.linspace(-2, 2, 48).view(3, 16)
 

@@ -11,22 +11,9 @@ from tuner.config.adapter import AdapterConfig
 from tuner.config.lycoris import LycorisConfig
 from tuner.errors import ConfigError
 from tuner.randomness import normal_tensor
-from tuner.types import FamilyFacts, Flavour
+from tuner.testing.minimal import minimal_facts
 
-FACTS = FamilyFacts(
-    name="test",
-    title="Test",
-    flavours={"one": Flavour("none/none")},
-    default_flavour="one",
-    latent_channels=4,
-    latent_stride=8,
-    patch_size=1,
-    pixel_alignment=8,
-    token_limit=8,
-    adapter_targets=("0",),
-    part_folders={"denoiser": ("transformer",)},
-    licence="none",
-)
+FACTS = minimal_facts()
 SETTINGS = {"algo": "lokr", "multiplier": 1.0, "linear_alpha": 1, "factor": 4, "full_matrix": True}
 
 

@@ -6,7 +6,6 @@ import json
 
 import pytest
 import torch
-from diffusers import SanaTransformer2DModel
 from lycoris import create_lycoris_from_weights
 from lycoris.wrapper import LycorisNetwork
 from safetensors import safe_open
@@ -17,40 +16,11 @@ from tuner.adapters import create_trainable, load_exported
 from tuner.config.adapter import AdapterConfig
 from tuner.config.lycoris import LycorisConfig
 from tuner.errors import CheckpointError, ConfigError, ExportError
-from tuner.types import FamilyFacts, Flavour
+from tuner.testing.minimal import minimal_facts
 
-FACTS = FamilyFacts(
-    name="test",
-    title="Test",
-    flavours={"one": Flavour("none/none")},
-    default_flavour="one",
-    latent_channels=32,
-    latent_stride=32,
-    patch_size=1,
-    pixel_alignment=32,
-    token_limit=300,
-    adapter_targets=("to_q", "to_k", "to_v", "to_out.0"),
-    part_folders={"denoiser": ("transformer",)},
-    licence="none",
-    class_aliases={"Attention": ("Attention",), "FeedForward": ("GLUMBConv",)},
-)
+FACTS = minimal_facts(class_aliases={"Attention": ("Attention",), "FeedForward": ("GLUMBConv",)})
 SETTINGS = {"algo": "lokr", "multiplier": 1.0, "linear_dim": 10000, "linear_alpha": 1, "factor": 16}
 LOW_RANK = {**SETTINGS, "linear_dim": 2, "factor": 4}
-
-
-def make_denoiser(dtype=torch.float32, seed=0):
-    torch.manual_seed(seed)
-    model = SanaTransformer2DModel(
-        num_attention_heads=8,
-        attention_head_dim=8,
-        num_cross_attention_heads=4,
-        cross_attention_head_dim=16,
-        cross_attention_dim=64,
-        caption_channels=32,
-        num_layers=2,
-        qk_norm="rms_norm_across_heads",
-    )
-    return (model if dtype == torch.float32 else model.to(dtype)).eval()
 
 
 def make_adapter(denoiser, settings=None, preset=None, dtype=torch.float32, seed=7):
@@ -66,18 +36,11 @@ def make_adapter(denoiser, settings=None, preset=None, dtype=torch.float32, seed
     )
 
 
-def run(model, dtype=torch.float32):
-    values = torch.Generator().manual_seed(3)
-    latents = torch.randn(2, 32, 4, 4, generator=values).to(dtype)
-    text = torch.randn(2, 5, 32, generator=values).to(dtype)
-    return model(latents, encoder_hidden_states=text, timestep=torch.tensor([100.0, 700.0])).sample
-
-
-def train(trainable, steps=3, dtype=torch.float32):
+def train(denoise, trainable, steps=3, dtype=torch.float32):
     optimizer = torch.optim.SGD([parameter for _, parameter in trainable.named_parameters()], lr=0.5)
     losses = []
     for _ in range(steps):
-        loss = run(trainable.denoiser, dtype).float().square().mean()
+        loss = denoise(trainable.denoiser, dtype).float().square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -104,19 +67,19 @@ variants = pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS.k
 
 
 @variants
-def test_a_fresh_adapter_changes_nothing(settings):
+def test_a_fresh_adapter_changes_nothing(make_denoiser, denoise, settings):
     model = make_denoiser()
     with torch.no_grad():
-        base = run(model)
+        base = denoise(model)
         make_adapter(model, settings)
-        torch.testing.assert_close(run(model), base, rtol=0, atol=0)
+        torch.testing.assert_close(denoise(model), base, rtol=0, atol=0)
 
 
 @variants
-def test_training_lowers_the_loss_and_leaves_the_base_alone(settings):
+def test_training_lowers_the_loss_and_leaves_the_base_alone(make_denoiser, denoise, settings):
     model = make_denoiser()
     base = {name: value.clone() for name, value in model.state_dict().items()}
-    losses = train(make_adapter(model, settings))
+    losses = train(denoise, make_adapter(model, settings))
     assert losses[2] < losses[1] < losses[0]
     for name, value in model.state_dict().items():
         assert torch.equal(value, base[name])
@@ -124,7 +87,7 @@ def test_training_lowers_the_loss_and_leaves_the_base_alone(settings):
 
 
 @variants
-def test_upstream_loads_what_is_exported(settings, tmp_path):
+def test_upstream_loads_what_is_exported(make_denoiser, denoise, settings, tmp_path):
     model = make_denoiser()
     trainable = make_adapter(model, settings)
     shake(trainable)
@@ -136,14 +99,14 @@ def test_upstream_loads_what_is_exported(settings, tmp_path):
     network.apply_to()
     assert set(network.state_dict()) == tensors.keys()
     with torch.no_grad():
-        expected, base = run(model), run(make_denoiser())
+        expected, base = denoise(model), denoise(make_denoiser())
         assert (expected - base).abs().max() > 1e-3
-        torch.testing.assert_close(run(fresh), expected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(denoise(fresh), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @variants
-def test_reopened_adapter_gives_the_live_output(settings, dtype, tmp_path):
+def test_reopened_adapter_gives_the_live_output(make_denoiser, denoise, settings, dtype, tmp_path):
     model = make_denoiser(dtype)
     trainable = make_adapter(model, settings, dtype=dtype)
     shake(trainable)
@@ -151,9 +114,9 @@ def test_reopened_adapter_gives_the_live_output(settings, dtype, tmp_path):
     fresh = make_denoiser(dtype)
     assert load_exported(tmp_path, fresh) == len(load_file(path))
     with torch.no_grad():
-        expected = run(model, dtype)
+        expected = denoise(model, dtype)
         tolerance = 1e-6 if dtype == torch.float32 else 2e-2
-        assert (run(fresh, dtype) - expected).norm() / expected.norm() < tolerance
+        assert (denoise(fresh, dtype) - expected).norm() / expected.norm() < tolerance
     with safe_open(path, "pt") as file:
         assert file.metadata()["step"] == "3"
         saved = json.loads(file.metadata()["lycoris_config"])
@@ -161,18 +124,18 @@ def test_reopened_adapter_gives_the_live_output(settings, dtype, tmp_path):
 
 
 @variants
-def test_bypass_equals_rebuilding(settings):
+def test_bypass_equals_rebuilding(make_denoiser, denoise, settings):
     outputs = []
     for bypass in (False, True):
         model = make_denoiser()
         shake(make_adapter(model, {**settings, "bypass_mode": bypass}))
         with torch.no_grad():
-            outputs.append(run(model))
+            outputs.append(denoise(model))
     torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-5, atol=1e-5)
 
 
 @variants
-def test_merged_weights_give_the_live_output(settings):
+def test_merged_weights_give_the_live_output(make_denoiser, denoise, settings):
     model = make_denoiser()
     trainable = make_adapter(model, settings)
     shake(trainable)
@@ -180,10 +143,10 @@ def test_merged_weights_give_the_live_output(settings):
     unexpected = merged.load_state_dict(dict(trainable.merged_weights()), strict=False).unexpected_keys
     assert not unexpected
     with torch.no_grad():
-        torch.testing.assert_close(run(merged), run(model), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(denoise(merged), denoise(model), rtol=1e-5, atol=1e-5)
 
 
-def test_bfloat16_keeps_small_changes():
+def test_bfloat16_keeps_small_changes(make_denoiser):
     exact = make_denoiser(torch.bfloat16).float()
     layer = "transformer_blocks.0.attn1.to_q"
     preset = {"target_name": [layer + "$"]}
@@ -209,9 +172,9 @@ def test_bfloat16_keeps_small_changes():
 
 
 @variants
-def test_state_round_trip_is_exact(settings):
+def test_state_round_trip_is_exact(make_denoiser, denoise, settings):
     trainable = make_adapter(make_denoiser(), settings)
-    train(trainable)
+    train(denoise, trainable)
     state = {name: tensor.clone() for name, tensor in trainable.state().items()}
     model = make_denoiser()
     again = make_adapter(model, settings, seed=8)
@@ -220,10 +183,10 @@ def test_state_round_trip_is_exact(settings):
     for name, tensor in again.state().items():
         assert torch.equal(tensor, state[name])
     with torch.no_grad():
-        assert torch.equal(run(model), run(trainable.denoiser))
+        assert torch.equal(denoise(model), denoise(trainable.denoiser))
 
 
-def test_state_of_another_adapter_is_refused():
+def test_state_of_another_adapter_is_refused(make_denoiser):
     state = make_adapter(make_denoiser(), LOW_RANK).state()
     with pytest.raises(CheckpointError, match=r"missing .*lokr_w2"):
         make_adapter(make_denoiser()).load_state(state)
@@ -232,7 +195,7 @@ def test_state_of_another_adapter_is_refused():
         other.load_state(make_adapter(make_denoiser()).state())
 
 
-def test_initial_values_depend_on_the_seed_alone():
+def test_initial_values_depend_on_the_seed_alone(make_denoiser):
     first = make_adapter(make_denoiser(), seed=5).state()
     torch.manual_seed(123)
     second = make_adapter(make_denoiser(), seed=5).state()
@@ -241,19 +204,19 @@ def test_initial_values_depend_on_the_seed_alone():
     assert not all(torch.equal(first[name], third[name]) for name in first)
 
 
-def test_disabled_gives_the_base_and_keeps_gradients():
+def test_disabled_gives_the_base_and_keeps_gradients(make_denoiser, denoise):
     model = make_denoiser()
     with torch.no_grad():
-        base = run(model)
+        base = denoise(model)
     trainable = make_adapter(model)
     shake(trainable)
-    loss = run(model).square().mean()
+    loss = denoise(model).square().mean()
     with torch.no_grad(), trainable.disabled():
-        assert torch.equal(run(model), base)
+        assert torch.equal(denoise(model), base)
     loss.backward()
     assert all(parameter.grad.abs().sum() > 0 for _, parameter in trainable.named_parameters())
     with torch.no_grad():
-        assert not torch.allclose(run(model), base, atol=1e-3)
+        assert not torch.allclose(denoise(model), base, atol=1e-3)
 
 
 def test_strength_scales_what_is_added():
@@ -271,7 +234,7 @@ def test_strength_scales_what_is_added():
         torch.testing.assert_close(model(x), base, rtol=0, atol=1e-7)
 
 
-def test_export_takes_other_weights_and_puts_the_live_ones_back(tmp_path):
+def test_export_takes_other_weights_and_puts_the_live_ones_back(make_denoiser, tmp_path):
     trainable = make_adapter(make_denoiser())
     shake(trainable)
     before = {name: tensor.clone() for name, tensor in trainable.state().items()}
@@ -283,7 +246,7 @@ def test_export_takes_other_weights_and_puts_the_live_ones_back(tmp_path):
         trainable.export(tmp_path, {})
 
 
-def test_folded_scalar_is_not_rounded(tmp_path):
+def test_folded_scalar_is_not_rounded(make_denoiser, tmp_path):
     trainable = make_adapter(make_denoiser(torch.bfloat16), {**SETTINGS, "use_scalar": True}, dtype=torch.bfloat16)
     shake(trainable)
     state = trainable.state()
@@ -293,7 +256,7 @@ def test_folded_scalar_is_not_rounded(tmp_path):
     assert tensors[f"{name}.lokr_w2"].dtype == torch.bfloat16
 
 
-def test_reopening_on_another_model_names_what_is_left_over(tmp_path):
+def test_reopening_on_another_model_names_what_is_left_over(make_denoiser, tmp_path):
     make_adapter(make_denoiser()).export(tmp_path, {})
     smaller = make_denoiser()
     del smaller.transformer_blocks[1]
@@ -311,7 +274,7 @@ def test_layers_that_could_not_be_loaded_again_are_refused():
     make_adapter(model, {**SETTINGS, "factor": 4}, {"target_module": ["Linear"]})
 
 
-def test_selection_is_upstreams_for_classes():
+def test_selection_is_upstreams_for_classes(make_denoiser):
     preset = {
         "target_module": ["SanaTransformerBlock"],
         "module_algo_map": {"Attention": {"factor": 8}, "GLUMBConv": {"factor": 4}},
@@ -329,7 +292,7 @@ def test_selection_is_upstreams_for_classes():
     assert found == expected
 
 
-def test_making_and_reopening_prints_nothing_and_leaves_no_preset_behind(tmp_path, capfd):
+def test_making_and_reopening_prints_nothing_and_leaves_no_preset_behind(make_denoiser, tmp_path, capfd):
     before = {key: value for key, value in vars(LycorisNetwork).items() if key.isupper()}
     make_adapter(
         make_denoiser(), {**SETTINGS, "linear_dim": 12345}, {"name_algo_map": {".*to_q": {"factor": 4}}}
@@ -340,7 +303,7 @@ def test_making_and_reopening_prints_nothing_and_leaves_no_preset_behind(tmp_pat
     assert "LyCORIS" not in captured.out + captured.err
 
 
-def test_description_counts_layers_and_parameters():
+def test_description_counts_layers_and_parameters(make_denoiser):
     trainable = make_adapter(make_denoiser())
     # 2 blocks of 2 attentions with 4 layers each, and 3 convolutions.
     assert "LoKr on 22 layers" in trainable.description()
@@ -348,14 +311,14 @@ def test_description_counts_layers_and_parameters():
     assert f"{sum(p.numel() for _, p in trainable.named_parameters()):,} parameters" in trainable.description()
 
 
-def test_a_layer_without_a_rank_is_refused():
+def test_a_layer_without_a_rank_is_refused(make_denoiser):
     settings = {**SETTINGS, "linear_dim": None, "full_matrix": True}
     with pytest.raises(ConfigError, match="needs linear_dim"):
         make_adapter(make_denoiser(), settings, {"module_algo_map": {"Attention": {"full_matrix": False}}})
 
 
 @pytest.mark.parametrize("settings", [SETTINGS, LOW_RANK])
-def test_an_input_without_tokens_gives_none_and_a_gradient_of_zero(settings):
+def test_an_input_without_tokens_gives_none_and_a_gradient_of_zero(make_denoiser, settings):
     model = make_denoiser()
     trainable = make_adapter(model, settings)
     model.transformer_blocks[0].attn1.to_q(torch.zeros(0, 64)).sum().backward()

@@ -14,37 +14,9 @@ from safetensors.torch import load_file, save_file
 from tuner.adapters import create_trainable, load_exported
 from tuner.config.adapter import AdapterConfig
 from tuner.errors import ConfigError, ExportError, PluginError, TunerError
-from tuner.types import FamilyFacts, Flavour
+from tuner.testing.minimal import minimal_facts
 
-FACTS = FamilyFacts(
-    name="test",
-    title="Test",
-    flavours={"one": Flavour("none/none")},
-    default_flavour="one",
-    latent_channels=32,
-    latent_stride=32,
-    patch_size=1,
-    pixel_alignment=32,
-    token_limit=300,
-    adapter_targets=("to_q", "to_k", "to_v", "to_out.0"),
-    part_folders={"denoiser": ("transformer",)},
-    licence="none",
-)
-
-
-def make_denoiser(dtype=torch.float32):
-    torch.manual_seed(0)
-    model = SanaTransformer2DModel(
-        num_attention_heads=8,
-        attention_head_dim=8,
-        num_cross_attention_heads=4,
-        cross_attention_head_dim=16,
-        cross_attention_dim=64,
-        caption_channels=32,
-        num_layers=2,
-        qk_norm="rms_norm_across_heads",
-    )
-    return (model if dtype == torch.float32 else model.to(dtype)).eval()
+FACTS = minimal_facts(adapter_targets=("to_q", "to_k", "to_v", "to_out.0"))
 
 
 def make(denoiser, model_type="lora", dtype=torch.float32, facts=FACTS, seed=7, **adapter):
@@ -59,25 +31,18 @@ def make(denoiser, model_type="lora", dtype=torch.float32, facts=FACTS, seed=7, 
     )
 
 
-def run(model, dtype=torch.float32):
-    values = torch.Generator().manual_seed(3)
-    latents = torch.randn(2, 32, 4, 4, generator=values).to(dtype)
-    text = torch.randn(2, 5, 32, generator=values).to(dtype)
-    return model(latents, encoder_hidden_states=text, timestep=torch.tensor([100.0, 700.0])).sample
-
-
 def shake(trainable):
     values = torch.Generator().manual_seed(11)
     for _, parameter in trainable.named_parameters():
         parameter.data.copy_(torch.randn(parameter.shape, generator=values) * 0.2)
 
 
-def test_a_fresh_lora_changes_nothing_and_alone_is_trained():
+def test_a_fresh_lora_changes_nothing_and_alone_is_trained(make_denoiser, denoise):
     model = make_denoiser()
     with torch.no_grad():
-        base = run(model)
+        base = denoise(model)
         trainable = make(model)
-        assert torch.equal(run(model), base)
+        assert torch.equal(denoise(model), base)
     # 2 blocks, 2 attentions, 4 layers, 2 matrices of rank 4 on sides of 64.
     assert len(trainable.named_parameters()) == 32
     assert trainable.parameter_count() == 32 * 4 * 64
@@ -89,7 +54,7 @@ def test_a_fresh_lora_changes_nothing_and_alone_is_trained():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("alpha", [None, 1.5])
-def test_diffusers_loads_what_is_exported(dtype, alpha, tmp_path):
+def test_diffusers_loads_what_is_exported(make_denoiser, denoise, dtype, alpha, tmp_path):
     model = make_denoiser(dtype)
     trainable = make(model, dtype=dtype, lora_alpha=alpha)
     shake(trainable)
@@ -102,14 +67,14 @@ def test_diffusers_loads_what_is_exported(dtype, alpha, tmp_path):
     reopened = make_denoiser(dtype)
     assert load_exported(tmp_path, reopened) == 32
     with torch.no_grad():
-        expected = run(model, dtype)
-        assert (expected - run(make_denoiser(dtype), dtype)).abs().max() > 1e-2
+        expected = denoise(model, dtype)
+        assert (expected - denoise(make_denoiser(dtype), dtype)).abs().max() > 1e-2
         tolerance = 1e-6 if dtype == torch.float32 else 0
-        torch.testing.assert_close(run(fresh, dtype), expected, rtol=0, atol=tolerance)
-        torch.testing.assert_close(run(reopened, dtype), expected, rtol=0, atol=tolerance)
+        torch.testing.assert_close(denoise(fresh, dtype), expected, rtol=0, atol=tolerance)
+        torch.testing.assert_close(denoise(reopened, dtype), expected, rtol=0, atol=tolerance)
 
 
-def test_alpha_that_differs_from_the_rank_is_warned_of(caplog):
+def test_alpha_that_differs_from_the_rank_is_warned_of(make_denoiser, caplog):
     with caplog.at_level(logging.WARNING, logger="tuner"):
         make(make_denoiser())
         assert "lora_alpha" not in caplog.text
@@ -117,12 +82,12 @@ def test_alpha_that_differs_from_the_rank_is_warned_of(caplog):
     assert "4 times too strongly" in caplog.text
 
 
-def test_targets_that_the_model_lacks_are_refused():
+def test_targets_that_the_model_lacks_are_refused(make_denoiser):
     with pytest.raises(PluginError, match="to_p"):
         make(make_denoiser(), facts=replace(FACTS, adapter_targets=("to_q", "to_p")))
 
 
-def test_dtype_seed_and_state():
+def test_dtype_seed_and_state(make_denoiser, denoise):
     model = make_denoiser(torch.bfloat16)
     trainable = make(model, dtype=torch.float32, seed=5)
     assert {parameter.dtype for _, parameter in trainable.named_parameters()} == {torch.float32}
@@ -133,18 +98,18 @@ def test_dtype_seed_and_state():
     shake(trainable)
     again.load_state(trainable.state())
     with torch.no_grad():
-        assert torch.equal(run(again.denoiser, torch.bfloat16), run(model, torch.bfloat16))
+        assert torch.equal(denoise(again.denoiser, torch.bfloat16), denoise(model, torch.bfloat16))
 
 
-def test_disabled_and_strength():
+def test_disabled_and_strength(make_denoiser, denoise):
     model = make_denoiser()
     with torch.no_grad():
-        base = run(model)
+        base = denoise(model)
     trainable = make(model)
     shake(trainable)
-    loss = run(model).square().mean()
+    loss = denoise(model).square().mean()
     with torch.no_grad(), trainable.disabled():
-        assert torch.equal(run(model), base)
+        assert torch.equal(denoise(model), base)
     loss.backward()
     assert all(parameter.grad.abs().sum() > 0 for _, parameter in trainable.named_parameters())
     assert {name for name, value in model.named_parameters() if value.requires_grad} == {
@@ -152,12 +117,12 @@ def test_disabled_and_strength():
     }
     with torch.no_grad():
         trainable.set_strength(0)
-        assert torch.equal(run(model), base)
+        assert torch.equal(denoise(model), base)
         trainable.set_strength(1)
-        assert not torch.allclose(run(model), base, atol=1e-2)
+        assert not torch.allclose(denoise(model), base, atol=1e-2)
 
 
-def test_reopening_on_another_model_is_refused(tmp_path):
+def test_reopening_on_another_model_is_refused(make_denoiser, tmp_path):
     make(make_denoiser()).export(tmp_path, {})
     smaller = make_denoiser()
     del smaller.transformer_blocks[1]
@@ -224,7 +189,7 @@ def test_a_network_without_a_loader_refuses_what_does_not_fit(tmp_path):
         load_exported(tmp_path, other)
 
 
-def test_full_training_saves_a_model_that_diffusers_loads(tmp_path):
+def test_full_training_saves_a_model_that_diffusers_loads(make_denoiser, tmp_path):
     model = make_denoiser()
     trainable = make(model, model_type="full")
     assert all(parameter.requires_grad for parameter in model.parameters())
@@ -240,7 +205,7 @@ def test_full_training_saves_a_model_that_diffusers_loads(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["transformer"]
 
 
-def test_full_training_exports_averages_and_restores(tmp_path):
+def test_full_training_exports_averages_and_restores(make_denoiser, tmp_path):
     model = make_denoiser()
     trainable = make(model, model_type="full")
     before = {name: tensor.clone() for name, tensor in trainable.state().items()}
@@ -250,7 +215,7 @@ def test_full_training_exports_averages_and_restores(tmp_path):
     assert all(torch.equal(tensor, before[name]) for name, tensor in trainable.state().items())
 
 
-def test_full_training_has_no_base_and_no_adapter():
+def test_full_training_has_no_base_and_no_adapter(make_denoiser):
     trainable = make(make_denoiser(), model_type="full")
     with pytest.raises(TunerError, match="model_type lora"):
         trainable.disabled()
@@ -258,6 +223,6 @@ def test_full_training_has_no_base_and_no_adapter():
         trainable.set_strength(0.5)
 
 
-def test_lycoris_without_its_file_is_refused():
+def test_lycoris_without_its_file_is_refused(make_denoiser):
     with pytest.raises(ConfigError, match="lycoris_config"):
         make(make_denoiser(), lora_type="lycoris")

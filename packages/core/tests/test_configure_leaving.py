@@ -1,35 +1,19 @@
 """Leaving `tuner configure`, and what it refuses to edit: nothing is written."""
 
-import hashlib
 import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 CTRL_C, CTRL_D = "\x03", "\x04"
 
-NEW = {
-    "model_family": "toy", "model_type": "lora", "output_dir": "output", "max_train_steps": "10",
-    "optimizer": "optimi-adamw", "learning_rate": "1e-4", "data_backend_config": "multidatabackend.json",
-    "validation_prompt": "a cat", "lr_warmup_steps": "5",
-}  # fmt: skip
-
-
-def state(folder: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
-    }
-
 
 @pytest.mark.parametrize("key", [CTRL_C, CTRL_D])
 @pytest.mark.parametrize("place", ["menu", "model_type", "output_dir", "save"])
-def test_leaving_writes_nothing(written, home, key, place, open_terminal):
-    before = state(home)
+def test_leaving_writes_nothing(written, home, key, place, open_terminal, file_hashes):
+    before = file_hashes(home)
     terminal = open_terminal("mine.json")
     name = terminal.wait("menu")
     if place == "save":
@@ -45,52 +29,52 @@ def test_leaving_writes_nothing(written, home, key, place, open_terminal):
     terminal.child.send(key)
     assert terminal.end() == 130
     assert "nothing was written" in terminal.rest
-    assert state(home) == before
+    assert file_hashes(home) == before
 
 
 @pytest.mark.parametrize("place", ["menu", "save"])
-def test_choosing_cancel_writes_nothing(home, place, open_terminal):
-    before = state(home)
+def test_choosing_cancel_writes_nothing(home, place, open_terminal, file_hashes, new_answers):
+    before = file_hashes(home)
     terminal = open_terminal()
-    terminal.ask_all(NEW)
+    terminal.ask_all(new_answers)
     if place == "save":
         terminal.answer("review")
         terminal.wait("save")
     terminal.answer("cancel")
     assert terminal.end() == 130
-    assert state(home) == before
+    assert file_hashes(home) == before
     assert not (home / "config").exists()
 
 
-def test_hanging_up_writes_nothing(written, home, open_terminal):
-    before = state(home)
+def test_hanging_up_writes_nothing(written, home, open_terminal, file_hashes):
+    before = file_hashes(home)
     terminal = open_terminal("mine.json")
     terminal.ask_all({"learning_rate": "1e-3"})
     terminal.child.kill(signal.SIGHUP)
     assert terminal.end() == 130
-    assert state(home) == before
+    assert file_hashes(home) == before
 
 
 @pytest.mark.parametrize("deaf", [False, True], ids=["with a signal", "without a signal"])
-def test_closing_the_terminal_writes_nothing(written, home, deaf, open_terminal):
-    before = state(home)
+def test_closing_the_terminal_writes_nothing(written, home, deaf, open_terminal, file_hashes):
+    before = file_hashes(home)
     terminal = open_terminal("mine.json", deaf=deaf)
     terminal.ask_all({"learning_rate": "1e-3"})
     terminal.child.ptyproc.fileobj.close()  # the window goes, the process stays
     assert os.waitstatus_to_exitcode(os.waitpid(terminal.child.pid, 0)[1]) == 130
-    assert state(home) == before
+    assert file_hashes(home) == before
 
 
-def test_a_file_that_changed_meanwhile_is_left_alone(written, home, open_terminal):
+def test_a_file_that_changed_meanwhile_is_left_alone(written, home, open_terminal, file_hashes):
     terminal = open_terminal("mine.json")
     terminal.ask_all({"learning_rate": "1e-3"})
     written.write_text(written.read_text().replace("output", "elsewhere"))
-    before = state(home)
+    before = file_hashes(home)
     terminal.save()
     assert terminal.end() == 1
     assert "changed by somebody else" in terminal.rest
     assert "Traceback" not in terminal.rest
-    assert state(home) == before
+    assert file_hashes(home) == before
 
 
 @pytest.mark.parametrize(
@@ -104,14 +88,14 @@ def test_a_file_that_changed_meanwhile_is_left_alone(written, home, open_termina
         ("broken.json", "{", "is no valid JSON"),
     ],
 )
-def test_files_that_cannot_be_edited_are_refused(home, name, text, message, open_terminal):
+def test_files_that_cannot_be_edited_are_refused(home, name, text, message, open_terminal, file_hashes):
     if text is not None:
         (home / name).write_text(text)
-    before = state(home)
+    before = file_hashes(home)
     terminal = open_terminal(name)
     assert terminal.end() == 2
     assert message in terminal.rest
-    assert state(home) == before
+    assert file_hashes(home) == before
 
 
 def test_without_a_terminal_it_says_what_to_do(home):

@@ -1,33 +1,17 @@
 """`tuner configure` in a real terminal: what people answer, and what then stands in the files."""
 
-import hashlib
 import json
-from pathlib import Path
 
 from tuner.config.loading import load_config
 
 ESCAPE = "\x1b"
 
-NEW = {
-    "model_family": "toy", "model_type": "lora", "output_dir": "output", "max_train_steps": "10",
-    "optimizer": "optimi-adamw", "learning_rate": "1e-4", "data_backend_config": "multidatabackend.json",
-    "validation_prompt": "a cat", "lr_warmup_steps": "5",
-}  # fmt: skip
 
-
-def state(folder: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
-    }
-
-
-def test_from_nothing(home, open_terminal):
-    before = state(home)
+def test_from_nothing(home, open_terminal, file_hashes, new_answers):
+    before = file_hashes(home)
     terminal = open_terminal()
-    asked = terminal.ask_all(NEW)
-    assert set(NEW) <= set(asked)
+    asked = terminal.ask_all(new_answers)
+    assert set(new_answers) <= set(asked)
     assert "in order" in terminal.save()
     assert terminal.end() == 0
     path = home / "config" / "config.json"
@@ -38,25 +22,25 @@ def test_from_nothing(home, open_terminal):
     }  # fmt: skip
     loaded = load_config(path)
     assert loaded.config.optimisation.max_train_steps == 10
-    assert {name: digest for name, digest in state(home).items() if name in before} == before
-    assert set(state(home)) - set(before) == {"config/config.json"}
+    assert {name: digest for name, digest in file_hashes(home).items() if name in before} == before
+    assert set(file_hashes(home)) - set(before) == {"config/config.json"}
 
 
-def test_unchanged_answers_change_no_byte(written, home, open_terminal):
-    before, modified = state(home), written.stat().st_mtime_ns
+def test_unchanged_answers_change_no_byte(written, home, open_terminal, file_hashes):
+    before, modified = file_hashes(home), written.stat().st_mtime_ns
     terminal = open_terminal("mine.json")
     asked = terminal.ask_all({})
     assert {"learning_rate", "use_ema", "hub_model_id"} & set(asked) == {"learning_rate", "use_ema"}
     assert "nothing changed in mine.json" in terminal.save()
     assert terminal.end() == 0
     assert "nothing was written" in terminal.rest
-    assert state(home) == before
+    assert file_hashes(home) == before
     assert written.stat().st_mtime_ns == modified
 
 
-def test_one_changed_answer_changes_one_setting(written, home, open_terminal):
+def test_one_changed_answer_changes_one_setting(written, home, open_terminal, file_hashes):
     written.chmod(0o640)
-    before, expected = state(home), json.loads(written.read_text())
+    before, expected = file_hashes(home), json.loads(written.read_text())
     terminal = open_terminal("mine.json")
     terminal.ask_all({"learning_rate": "2e-5", "gradient_checkpointing": "false", "validation_step_interval": "7.0"})
     shown = terminal.save()
@@ -67,7 +51,7 @@ def test_one_changed_answer_changes_one_setting(written, home, open_terminal):
     assert after == {**expected, "learning_rate": 2e-5}
     assert list(after) == list(expected)
     assert written.stat().st_mode & 0o777 == 0o640
-    assert {name for name, digest in state(home).items() if before.get(name) != digest} == {"mine.json"}
+    assert {name for name, digest in file_hashes(home).items() if before.get(name) != digest} == {"mine.json"}
 
 
 def test_config_json_in_the_folder_config_is_preloaded(write_config, open_terminal):
@@ -160,7 +144,7 @@ def test_problems_are_shown_before_saving(written, open_terminal):
     assert terminal.end() == 0
 
 
-def test_a_new_lycoris_file_is_written_and_an_old_one_only_after_asking(written, home, open_terminal):
+def test_a_new_lycoris_file_is_written_and_an_old_one_only_after_asking(written, home, open_terminal, file_hashes):
     answers = {"lora_type": "lycoris", "lycoris_config": "lokr.json", "factor": "8"}
     terminal = open_terminal("mine.json")
     terminal.ask_all(answers)
@@ -169,12 +153,12 @@ def test_a_new_lycoris_file_is_written_and_an_old_one_only_after_asking(written,
     lokr = json.loads((home / "lokr.json").read_text())
     assert lokr == {"algo": "lokr", "multiplier": 1.0, "linear_dim": 10000, "linear_alpha": 1, "factor": 8}
     assert load_config(written).config.lycoris.factor == 8
-    before = state(home)
+    before = file_hashes(home)
     terminal = open_terminal("mine.json")
     assert "factor" not in terminal.ask_all({})
     terminal.save()
     assert terminal.end() == 0
-    assert state(home) == before
+    assert file_hashes(home) == before
     terminal = open_terminal("mine.json")
     asked = terminal.ask_all({"LyCORIS file": "change", "linear_alpha": "2"})
     assert "factor" in asked

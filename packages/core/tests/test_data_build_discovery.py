@@ -8,7 +8,6 @@ from PIL import Image
 from tuner.config.datasets import DatasetConfig
 from tuner.data.build import build_plan
 from tuner.data.images import UnreadableImage, load_pixels
-from tuner.data.index import FileIndex
 
 
 @pytest.fixture
@@ -24,13 +23,6 @@ def folder(tmp_path):
 def save(path):
     """Write a picture; files are the larger, the earlier their names are in the alphabet."""
     Image.new("RGB", (64, 64)).save(path, compress_level=0 if path.name < "b" else 9)
-
-
-@pytest.fixture
-def index(tmp_path):
-    opened = FileIndex(tmp_path / "cache")
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

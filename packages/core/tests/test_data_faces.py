@@ -27,13 +27,6 @@ def folder(tmp_path):
     return folder
 
 
-@pytest.fixture
-def index(tmp_path):
-    opened = FileIndex(tmp_path / "cache")
-    yield opened
-    opened.close()
-
-
 def astronaut(box=(0, 0, 512, 512)):
     return Image.fromarray(data.astronaut()).crop(box)
 

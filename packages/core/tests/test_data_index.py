@@ -15,13 +15,6 @@ def row(path, width=8):
     return HeaderRow(path, 10, 20, width, 6, None)
 
 
-@pytest.fixture
-def index(tmp_path):
-    opened = FileIndex(tmp_path / "cache")
-    yield opened
-    opened.close()
-
-
 def reopened(index):
     index.close()
     return FileIndex(index.path.parent)

@@ -11,16 +11,9 @@ from tuner.data.build import build_plan
 from tuner.data.doctor.captions import equal_captions, file_names, placeholders, says_nothing
 from tuner.data.doctor.finding import Finding
 from tuner.data.doctor.tokens import count_tokens, long_captions, prompt_limits
-from tuner.data.index import FileIndex
 from tuner.family.tokenizers import clip_tokenizer, t5_tokenizer
-from tuner.types import FamilyFacts, Flavour, NoOptions, PromptLimit
-
-
-@pytest.fixture
-def index(tmp_path):
-    opened = FileIndex(tmp_path / "cache")
-    yield opened
-    opened.close()
+from tuner.testing.minimal import minimal_facts
+from tuner.types import NoOptions, PromptLimit
 
 
 @pytest.fixture
@@ -124,14 +117,8 @@ def test_placeholders_in_prompts(planned):
 
 
 def facts(**settings):
-    return FamilyFacts(
-        **{
-            "name": "any", "title": "Any", "flavours": {"a": Flavour("owner/any")}, "default_flavour": "a",
-            "latent_channels": 4, "latent_stride": 8, "patch_size": 1, "pixel_alignment": 8, "token_limit": 6,
-            "adapter_targets": (), "part_folders": {"text_encoders": ("text_encoder", "tokenizer", "tokenizer_2")},
-            "licence": "mit", **settings,
-        }
-    )  # fmt: skip
+    folders = {"text_encoders": ("text_encoder", "tokenizer", "tokenizer_2")}
+    return minimal_facts(**{"token_limit": 6, "part_folders": folders, **settings})
 
 
 @pytest.fixture
@@ -201,7 +188,7 @@ def test_tokens_of_a_template(planned, index, tokenizers):
     assert whole.examples == ("set/0.png: 8 tokens", "set/2.png: 9 tokens", "set/4.png: 12 tokens")
     assert added.examples == ("set/2.png: 6 tokens", "set/4.png: 9 tokens")
     assert added.reason == (
-        "2 of 6 captions have more than 5 tokens of tokenizer and are whole, but Any is said to follow no more; "
+        "2 of 6 captions have more than 5 tokens of tokenizer and are whole, but Test is said to follow no more; "
         "the longest has 9"
     )
 
@@ -210,7 +197,7 @@ def test_tokenizers_that_are_not_at_hand(planned, index, tokenizers, tmp_path):
     _, plan = planned(CAPTIONS)
     limits = facts(prompt_limits=lambda options: (PromptLimit("tokenizer", 6),))
     (found,) = long_captions(plan, limits, NoOptions(), {}, index)
-    assert (found.severity, found.where) == ("note", "Any")
+    assert (found.severity, found.where) == ("note", "Test")
     assert found.reason == "captions are cut beyond 6 tokens of tokenizer, which is not at hand: none was counted"
     (found,) = long_captions(plan, facts(), NoOptions(), {}, index)
     assert found.reason == "captions are cut beyond 6 tokens, and no tokenizer is at hand: none was counted"

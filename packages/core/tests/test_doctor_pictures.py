@@ -13,20 +13,12 @@ from tuner.data.doctor.finding import Finding, no_bar
 from tuner.data.doctor.masks import black_masks, spare_masks
 from tuner.data.doctor.pictures import duplicates, enlarged, known_files, left_out
 from tuner.data.doctor.sizes import describe_length, large_encoder_batches, length_as_json, small_buckets
-from tuner.data.index import FileIndex
 
 
 def picture(path, width=64, height=64, colour=0):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (width, height), (colour, 0, 0)).save(path)
     return path
-
-
-@pytest.fixture
-def index(tmp_path):
-    opened = FileIndex(tmp_path / "cache")
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from tuner.config.optimisation import OptimisationConfig
 from tuner.config.optimizers import OPTIMIZERS
 from tuner.optim.clipping import clip_gradients
+from tuner.optim.gradients import gradients_of
 from tuner.optim.optimizers import create_optimizer, set_learning_rate
 
 EXACT = sorted(OPTIMIZERS.keys() - {"prodigy"})
@@ -91,17 +93,18 @@ def test_the_largest_element_is_measured_before_clamping():
     gradients = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
     for wanted in (True, False):
         optimizer.measure(wanted)
-        assert optimizer.measured() == {}
+        assert optimizer.clip() == {}
         if wanted:
             loss.backward()
-            assert optimizer.measured()["grad_max_abs"] == max(gradient.abs().max() for gradient in gradients)
+            assert optimizer.clip()["grad_max_abs"] == max(gradient.abs().max() for gradient in gradients)
 
 
-def test_a_backward_pass_that_is_held_changes_nothing_and_keeps_no_gradient():
+@pytest.mark.parametrize("release", [False, True])
+def test_discarded_gradients_change_nothing_and_are_freed(release):
     model = make_model()
-    optimizer = create_optimizer("optimi-adamw", list(model.named_parameters()), 1e-2, torch.float32, release=True)
+    optimizer = create_optimizer("optimi-adamw", list(model.named_parameters()), 1e-2, torch.float32, release=release)
     x = torch.ones(4, 64)
-    with optimizer.held():
+    with gradients_of(optimizer, OptimisationConfig(optimizer="optimi-adamw")).discarded():
         (model(x) - 1).square().mean().backward()
     assert all(parameter.grad is None for parameter in model.parameters())
     fresh = make_model()

@@ -20,7 +20,7 @@ from tuner.quantisation.storing import (
     stored_bytes,
     stored_layers,
 )
-from tuner.types import FamilyFacts, Flavour
+from tuner.testing.minimal import minimal_facts
 
 CPU = torch.device("cpu")
 DTYPES = [torch.float32, torch.bfloat16]
@@ -37,20 +37,7 @@ WEIGHT_ERRORS = {
 }
 """Largest relative error of normally distributed weights."""
 
-FACTS = FamilyFacts(
-    name="test",
-    title="Test",
-    flavours={"one": Flavour("none/none")},
-    default_flavour="one",
-    latent_channels=4,
-    latent_stride=8,
-    patch_size=1,
-    pixel_alignment=8,
-    token_limit=8,
-    adapter_targets=("wide", "odd"),
-    part_folders={"denoiser": ("transformer",)},
-    licence="none",
-)
+FACTS = minimal_facts(adapter_targets=("wide", "odd"))
 
 
 class Net(nn.Module):

@@ -2,7 +2,7 @@
 
 import torch
 
-from tuner.training.batches import RowMemo
+from tuner.training.row_memo import RowMemo
 
 
 def row(value: float) -> dict[str, torch.Tensor]:

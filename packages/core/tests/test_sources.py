@@ -9,15 +9,16 @@ import pytest
 
 from tuner.config.model import ModelConfig
 from tuner.errors import TunerError
-from tuner.testing.hub import Repository, loopback_hub
+from tuner.testing.hub import loopback_hub
+from tuner.testing.hub_state import Repository
+from tuner.testing.minimal import minimal_facts
 from tuner.training.sources import ModelSource, fetch_parts, resolve_source, select_files
-from tuner.types import FamilyFacts, Flavour
+from tuner.types import Flavour
 
-FACTS = FamilyFacts(
-    name="toy", title="Toy", flavours={"a": Flavour("owner/a"), "b": Flavour("owner/b")}, default_flavour="a",
-    latent_channels=4, latent_stride=8, patch_size=2, pixel_alignment=64, token_limit=None, adapter_targets=(),
-    part_folders={"denoiser": ("transformer",), "codec": ("vae",)}, licence="mit",
-)  # fmt: skip
+FACTS = minimal_facts(
+    flavours={"a": Flavour("owner/a"), "b": Flavour("owner/b")},
+    part_folders={"denoiser": ("transformer",), "codec": ("vae",)},
+)
 
 
 def model(**settings):
@@ -80,7 +81,8 @@ DOWNLOAD = """
 import sys
 sys.path.insert(0, {folder!r})
 from test_sources import FACTS
-from tuner.testing.hub import Repository, loopback_hub
+from tuner.testing.hub import loopback_hub
+from tuner.testing.hub_state import Repository
 from tuner.training.sources import ModelSource, fetch_parts
 folder = fetch_parts(ModelSource(sys.argv[1], False), ["denoiser"], FACTS).root
 print(sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()))

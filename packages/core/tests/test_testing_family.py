@@ -7,22 +7,7 @@ import pytest
 from tuner import hookimpl
 from tuner.plugins import Family, FamilyEntry
 from tuner.testing.family import FamilyUnderTest
-from tuner.types import FamilyFacts, Flavour
-
-FACTS = FamilyFacts(
-    name="toy",
-    title="Toy",
-    flavours={"a": Flavour("owner/a")},
-    default_flavour="a",
-    latent_channels=4,
-    latent_stride=8,
-    patch_size=2,
-    pixel_alignment=16,
-    token_limit=None,
-    adapter_targets=(),
-    part_folders={},
-    licence="mit",
-)
+from tuner.testing.minimal import minimal_facts
 
 
 class Toy:
@@ -48,7 +33,8 @@ def toy():
 
 @pytest.fixture
 def subject(toy, tmp_path):
-    return FamilyUnderTest("toy", Family(FamilyEntry("toy", "toy", "toy", "1"), toy, FACTS), tmp_path / "twin")
+    family = Family(FamilyEntry("toy", "toy", "toy", "1"), toy, minimal_facts())
+    return FamilyUnderTest("toy", family, tmp_path / "twin")
 
 
 def test_half_a_twin_is_not_left_behind(subject, toy):

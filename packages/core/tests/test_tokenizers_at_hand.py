@@ -2,8 +2,8 @@
 
 import pytest
 
+from tuner.testing.minimal import minimal_facts
 from tuner.training.sources import ModelSource, tokenizers_at_hand
-from tuner.types import FamilyFacts, Flavour
 
 
 @pytest.fixture
@@ -28,11 +28,8 @@ def written(folder, *names):
 
 
 def facts(**borrowed):
-    return FamilyFacts(
-        name="any", title="Any", flavours={"a": Flavour("owner/any")}, default_flavour="a", latent_channels=4,
-        latent_stride=8, patch_size=1, pixel_alignment=8, token_limit=6, adapter_targets=(), licence="mit",
-        part_folders={"text_encoders": ("text_encoder", "tokenizer", "tokenizer_2")}, borrowed_folders=borrowed,
-    )  # fmt: skip
+    folders = {"text_encoders": ("text_encoder", "tokenizer", "tokenizer_2")}
+    return minimal_facts(part_folders=folders, borrowed_folders=borrowed)
 
 
 def test_in_a_local_folder(tmp_path, hub_cache):

@@ -5,9 +5,7 @@ import io
 import json
 import logging
 import socket
-import threading
 from email import message_from_bytes
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -19,6 +17,7 @@ from tuner.config.webhooks import Webhook
 from tuner.errors import ConfigError
 from tuner.events import CheckpointSaved, Evaluated, ImagesValidated, Previewed, RunEnded, RunStarted, StepEnded
 from tuner.plugins import create_manager, load_family
+from tuner.testing.servers import Listener, address_of, serving
 from tuner.tracking.delivery import Delivery
 from tuner.tracking.messages import Message
 from tuner.tracking.webhooks import create
@@ -27,56 +26,19 @@ SECRET = "hush-hush-12345"
 HELLO = Message("run.started", "info", "hello", {"step": 3, "loss": float("nan")})
 
 
-class Server(ThreadingHTTPServer):
-    """Answers as told, in order, then with 200; keeps what it was sent."""
-
-    daemon_threads = True
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.answers: list[tuple[int, dict[str, str]]] = []
-        self.requests: list[tuple[dict[str, str], bytes]] = []
-        self.heard = threading.Event()
-        self.hangs = False
-        self.go_on = threading.Event()
+class Server(Listener):
+    """One whose address is a secret."""
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/{SECRET}"
-
-    @property
-    def bodies(self) -> list[dict]:
-        return [json.loads(body) for _, body in self.requests]
-
-
-class _Handler(BaseHTTPRequestHandler):
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.requests.append((dict(self.headers), body))
-        self.server.heard.set()
-        if self.server.hangs:
-            self.server.go_on.wait()
-        status, headers = self.server.answers.pop(0) if self.server.answers else (200, {})
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_):
-        pass
+        return f"{address_of(self)}/{SECRET}"
 
 
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+    with serving(Server()) as server:
         yield server
-        server.go_on.set()
-        server.shutdown()
-        thread.join()
 
 
 def raw(url: str, **more) -> Webhook:

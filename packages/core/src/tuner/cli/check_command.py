@@ -95,7 +95,7 @@ def _examine(report: Report, strict: bool) -> None:
     from tuner.data.doctor.examination import examine
     from tuner.data.doctor.finding import has_errors
     from tuner.tracking.bars import reporting
-    from tuner.training.data import mask_folders, open_index, plan_data, plan_evaluation, side_limit
+    from tuner.training.planning import Planner, mask_folders, open_index, side_limit
     from tuner.training.sources import resolve_source, tokenizers_at_hand
     from tuner.validation.pictures import check_sides
 
@@ -109,10 +109,11 @@ def _examine(report: Report, strict: bool) -> None:
     limit = side_limit(source, facts, download=False)
     check_sides(loaded, limit)
     with closing(open_index(config)) as index:
+        planner = Planner(config, facts, config.model.seed, index, limit)
         if config.eval_datasets:
-            report.evaluation = plan_evaluation(config, facts, config.model.seed, index, side_limit=limit)
+            report.evaluation = planner.evaluation()
         if config.datasets:
-            plan = report.plan = plan_data(config, facts, config.model.seed, index, side_limit=limit)
+            plan = report.plan = planner.training()
             report.findings += examine(
                 config,
                 facts,

@@ -109,6 +109,11 @@ class OptimisationConfig(Topic):
         return {key: value for key, value in given.items() if key != self.optimizer_spec.release}
 
     @property
+    def gradient_limit(self) -> float:
+        """Limit of the gradient, as grad_clip_method reads it; 0 for none, as where the optimizer bounds itself."""
+        return 0.0 if self.optimizer_spec.bounds_itself else self.max_grad_norm
+
+    @property
     def releases_gradients(self) -> bool:
         """Whether parameters are stepped within the backward pass, as the setting or the optimizer's argument says."""
         given = self.optimizer_config if isinstance(self.optimizer_config, dict) else {}

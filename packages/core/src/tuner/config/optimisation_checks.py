@@ -85,7 +85,7 @@ def _release(optimisation: OptimisationConfig) -> Iterator[Problem]:
             key=key,
             remedy="set gradient_accumulation_steps to 1",
         )
-    if optimisation.grad_clip_method == "norm" and optimisation.max_grad_norm and not spec.bounds_itself:
+    if optimisation.grad_clip_method == "norm" and optimisation.gradient_limit:
         yield Problem(
             "the norm of all gradients is not known while single ones are stepped and freed",
             key=key,

@@ -22,7 +22,7 @@ from tuner.generation.request import GenerateRequest
 from tuner.generation.trained import Trained, denoiser_provenance, find_trained
 from tuner.plugins import Family, load_family
 from tuner.provenance import Provenance
-from tuner.training.data import side_limit
+from tuner.training.planning import side_limit
 from tuner.training.sources import ModelSource, resolve_source
 
 logger = logging.getLogger(__name__)

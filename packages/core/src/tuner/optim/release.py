@@ -54,28 +54,31 @@ class ReleasedOptimizer(Optimizer):
         self._step_one = step_one
         self._clip_value = clip_value
         self._largest: list[Tensor] | None = None
-        self._held = False
+        self._discards = False
         for parameter in self._part_of:
             parameter.register_post_accumulate_grad_hook(self._release)
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Let backward passes inside the block step nothing; their gradients are freed all the same."""
-        self._held = True
-        try:
-            yield
-        finally:
-            self._held = False
 
     def measure(self, wanted: bool) -> None:
         """Decide whether the gradients of the next backward pass are measured, which takes a pass over each."""
         self._largest = [] if wanted and self._clip_value else None
 
-    def measured(self) -> dict[str, Tensor]:
-        """Return `grad_max_abs`, the largest element before clipping, a scalar on the device; or nothing."""
+    def clip(self) -> dict[str, Tensor]:
+        """Return `grad_max_abs`, the largest element before clipping, a scalar on the device; or nothing.
+
+        The elements were clamped when they were used.
+        """
         if not self._largest:
             return {}
         return {"grad_max_abs": torch.stack([value.float() for value in self._largest]).max()}
+
+    @contextmanager
+    def discarded(self) -> Iterator[None]:
+        """Let backward passes inside the block step nothing; their gradients are freed all the same."""
+        self._discards = True
+        try:
+            yield
+        finally:
+            self._discards = False
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """End a step: what has got no gradient takes its turn, as it does in a step over all parameters."""
@@ -85,7 +88,7 @@ class ReleasedOptimizer(Optimizer):
 
     def _release(self, parameter: Tensor) -> None:
         assert isinstance(parameter, Parameter) and parameter.grad is not None
-        if self._held:
+        if self._discards:
             parameter.grad = None
             return
         if self._largest is not None:

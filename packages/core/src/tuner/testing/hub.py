@@ -10,106 +10,20 @@ import base64
 import hashlib
 import json
 import re
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import unquote, urlparse
 
 import yaml
 
-if TYPE_CHECKING:
-    import pytest
-
-OWNER = "someone"
-"""The account that every token belongs to."""
-
-WRITE_TOKEN = "hf_LoopbackWriteToken"
-READ_TOKEN = "hf_LoopbackReadToken"
+from tuner.testing.hub_state import OWNER, READ_TOKEN, WRITE_TOKEN, LoopbackHub, Repository
+from tuner.testing.servers import Quiet, address_of, serving
 
 LICENSES = {"apache-2.0", "mit", "other"}
 _LARGE = (".safetensors", ".png", ".bin")
 _FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
-
-Fault = Callable[[str, str], "int | None"]
-"""(method, path) -> status that is answered instead of the truth, or None. It may wait."""
-
-
-@dataclass
-class Repository:
-    """A model repository.
-
-    Attributes:
-        files: Path -> content at its head.
-        commits: Messages, the oldest first.
-        writable: Whether the account may write to it.
-    """
-
-    files: dict[str, bytes] = field(default_factory=dict)
-    commits: list[str] = field(default_factory=list)
-    writable: bool = True
-
-    @property
-    def head(self) -> str:
-        """The commit that is its head."""
-        return hashlib.sha1(json.dumps(self.commits).encode()).hexdigest()
-
-
-class LoopbackHub:
-    """A hub's state and its address.
-
-    Attributes:
-        repositories: By name, "owner/name".
-        requests: Method and path of what was asked, in order.
-        tokens: What the authorization headers held.
-        fault: Makes requests fail.
-        answering: Cleared, every request but those that `fault` answers waits until it is set again.
-    """
-
-    def __init__(self) -> None:
-        self.repositories: dict[str, Repository] = {}
-        self.requests: list[tuple[str, str]] = []
-        self.tokens: set[str] = set()
-        self.fault: Fault = lambda method, path: None
-        self.answering = threading.Event()
-        self.answering.set()
-        self.objects: dict[str, bytes] = {}
-        self.address = ""
-
-    def publish(self, name: str, folder: Path) -> Repository:
-        """Put a folder's files into a repository."""
-        files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-        self.repositories[name] = Repository(files, ["published"])
-        return self.repositories[name]
-
-    def environment(self, folder: Path, token: str | None = WRITE_TOKEN) -> dict[str, str]:
-        """Return the variables that point the client of a new process here; `folder` holds its cache."""
-        variables = {
-            "HF_ENDPOINT": self.address,
-            "HF_HOME": str(folder),
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-        }
-        return {**variables, "HF_TOKEN": token} if token else variables
-
-    def adopt(self, monkeypatch: pytest.MonkeyPatch, folder: Path, token: str | None = WRITE_TOKEN) -> None:
-        """Point the client of this process here; `folder` holds its cache."""
-        from huggingface_hub import constants
-
-        monkeypatch.setattr(constants, "ENDPOINT", self.address)
-        template = f"{self.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "hub"))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(folder / "token"))
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
-        if token:
-            monkeypatch.setenv("HF_TOKEN", token)
-        else:
-            monkeypatch.delenv("HF_TOKEN", raising=False)
 
 
 @contextmanager
@@ -118,18 +32,15 @@ def loopback_hub() -> Iterator[LoopbackHub]:
     hub = LoopbackHub()
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
     server.daemon_threads = True
-    hub.address = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
-        yield hub
-    finally:
-        hub.answering.set()
-        server.shutdown()
-        server.server_close()
+    hub.address = address_of(server)
+    with serving(server):
+        try:
+            yield hub
+        finally:
+            hub.answering.set()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Quiet, BaseHTTPRequestHandler):
     hub: LoopbackHub
     protocol_version = "HTTP/1.1"
 
@@ -144,9 +55,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         self._serve()
-
-    def log_message(self, *arguments: Any) -> None:
-        """Print nothing."""
 
     def _serve(self) -> None:
         path = unquote(urlparse(self.path).path)

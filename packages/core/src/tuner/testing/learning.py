@@ -68,8 +68,8 @@ KINDS = {
 """Everything that can be trained, by name."""
 
 
-def adapt(family: FamilyUnderTest, components: Components, kind: Kind) -> Trainable:
-    """Make a denoiser trainable in one of the ways, in float32."""
+def adapt(family: FamilyUnderTest, components: Components, kind: Kind, dtype: torch.dtype = torch.float32) -> Trainable:
+    """Make a denoiser trainable in one of the ways, in a dtype."""
     assert components.denoiser is not None
     return create_trainable(
         model_type=kind.model_type,
@@ -77,7 +77,7 @@ def adapt(family: FamilyUnderTest, components: Components, kind: Kind) -> Traina
         lycoris=kind.lycoris,
         facts=family.facts,
         denoiser=components.denoiser,
-        dtype=torch.float32,
+        dtype=dtype,
         seed=1,
     )
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -20,10 +19,8 @@ from tuner.errors import NonFiniteError
 from tuner.flow import SigmaSchedule, mix, velocity_target
 from tuner.randomness import generator, normal_tensor
 from tuner.training.rollout import ROLLOUT_STEP, Rollout
+from tuner.training.row_memo import RowMemo
 from tuner.types import Batch, Conditioning, Role
-
-ROWS_REMEMBERED = 32 * 2**20
-"""Bytes of rows that stay in memory: enough for a small data set, and little beside any model."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +55,17 @@ class DrawnBatch:
         conditioning = {name: rows.to(device, non_blocking=True) for name, rows in self.conditioning.items()}
         return Batch(mix(latents, noise, sigma).to(dtype), sigma, velocity_target(latents, noise), conditioning)
 
+    def pinned(self) -> DrawnBatch:
+        """Return the same in page-locked memory, from where copies to an accelerator are faster."""
+        return replace(
+            self,
+            latents=self.latents.pin_memory(),
+            noise=self.noise.pin_memory(),
+            sigma=self.sigma.pin_memory(),
+            conditioning={name: rows.pin_memory() for name, rows in self.conditioning.items()},
+            mask=None if self.mask is None else self.mask.pin_memory(),
+        )
+
 
 class StepSize(NamedTuple):
     """How many samples a step has, and how many of them are of regularisation data."""
@@ -74,33 +82,9 @@ class StepSize(NamedTuple):
         )
 
 
-class RowMemo:
-    """The rows that were read last, up to a number of bytes. For one thread at a time.
-
-    Reading a row checks it, which takes longer than all else that a step of a small model does beside its mathematics.
-    A small data set is read once per run instead.
-    """
-
-    def __init__(self, limit: int = ROWS_REMEMBERED) -> None:
-        self._limit = limit
-        self._rows: dict[Hashable, Conditioning] = {}  # least recently used first
-        self._held = 0
-
-    def get(self, key: Hashable, read: Callable[[], Conditioning]) -> Conditioning:
-        """Return the row of `key`; `read` gives it where it is not at hand. Nobody may change its tensors."""
-        row = self._rows.pop(key, None)
-        if row is None:
-            row = read()
-            self._held += _size(row)
-        self._rows[key] = row
-        while self._held > self._limit:
-            self._held -= _size(self._rows.pop(next(iter(self._rows))))
-        return row
-
-
 @dataclass(frozen=True)
 class BatchSource:
-    """Makes the micro-batches of a run, any of them at any time.
+    """Makes the micro-batches of a run, any of them at any time. For one thread at a time.
 
     Attributes:
         plan: Which samples make up which micro-batch.
@@ -119,8 +103,6 @@ class BatchSource:
         scheduled_sampling: When samples are rolled out, and how far.
         rank: Number of this process.
         processes: Processes that share the micro-batches of a step: each takes every so-many-eth.
-        pin: Whether an accelerator trains: host memory is then pinned for faster copies, and each step is made in a
-            thread while its predecessor is trained on.
     """
 
     plan: Plan
@@ -138,7 +120,6 @@ class BatchSource:
     scheduled_sampling: ScheduledSamplingConfig = ScheduledSamplingConfig()  # noqa: RUF009 - it is frozen
     rank: int = 0
     processes: int = 1
-    pin: bool = False
     _rows: RowMemo = field(default_factory=RowMemo, init=False, repr=False, compare=False)
 
     @property
@@ -157,20 +138,6 @@ class BatchSource:
         regularised = [len(draws) for draws in batches if draws[0].sample.dataset in self.regularisation]
         return StepSize(sum(map(len, batches)), sum(regularised))
 
-    def steps(self, first: int, last: int) -> Iterator[list[DrawnBatch]]:
-        """Make steps `first` to `last - 1`, each one when it is asked for or, for an accelerator, one step ahead."""
-        if not self.pin:
-            # The training itself keeps every core busy: a thread beside it would delay it by more than it saves.
-            yield from map(self.step, range(first, last))
-            return
-        with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
-            upcoming: Future[list[DrawnBatch]] = pool.submit(self.step, first)
-            for step in range(first + 1, last):
-                ready = upcoming.result()
-                upcoming = pool.submit(self.step, step)
-                yield ready
-            yield upcoming.result()
-
     def _at(self, step: int, index: int) -> DrawnBatch:
         before = samples_before(self.plan, self.seed, index) if self.schedule.in_turn else 0
         return self.batch(step, micro_batch(self.plan, self.seed, index), before)
@@ -184,7 +151,7 @@ class BatchSource:
         sigmas = self._sigmas(step, before, keys, latents)
         noise = torch.stack([normal_tensor(latents.shape[1:], self.seed, "noise", step, key) for key in keys])
         rows = [self._conditioning(draw, step, key) for draw, key in zip(draws, keys, strict=True)]
-        drawn = DrawnBatch(
+        return DrawnBatch(
             keys=tuple(draw.key for draw in draws),
             latents=latents,
             noise=noise,
@@ -194,7 +161,6 @@ class BatchSource:
             regularisation=draws[0].sample.dataset in self.regularisation,
             rollout=self._rollout(step, keys, sigmas),
         )
-        return _pinned(drawn) if self.pin else drawn
 
     def _sigmas(self, step: int, before: int, keys: Sequence[str], latents: Tensor) -> Tensor:
         height, width = latents.shape[-2:]
@@ -257,18 +223,3 @@ class BatchSource:
             f"the {subject} holds NaN or infinite values (step {step + 1}, seed {self.seed})\n"
             "    -> delete the cache folder that it lies in; `tuner cache` fills it again"
         )
-
-
-def _size(row: Conditioning) -> int:
-    return sum(tensor.nbytes for tensor in row.values())
-
-
-def _pinned(batch: DrawnBatch) -> DrawnBatch:
-    return replace(
-        batch,
-        latents=batch.latents.pin_memory(),
-        noise=batch.noise.pin_memory(),
-        sigma=batch.sigma.pin_memory(),
-        conditioning={name: rows.pin_memory() for name, rows in batch.conditioning.items()},
-        mask=None if batch.mask is None else batch.mask.pin_memory(),
-    )

@@ -105,13 +105,11 @@ def build_source(session: Session, learner: Learner, data: PreparedData) -> Batc
         scheduled_sampling=session.config.scheduled_sampling,
         rank=session.processes.rank,
         processes=session.processes.count,
-        pin=session.device.type == "cuda",
     )
 
 
 def _optimizer(session: Session, trainable: Trainable) -> Optimizer:
     optimisation = session.config.optimisation
-    clips = optimisation.grad_clip_method == "value" and not optimisation.optimizer_spec.bounds_itself
     return create_optimizer(
         optimisation.optimizer,
         trainable.named_parameters(),
@@ -119,7 +117,7 @@ def _optimizer(session: Session, trainable: Trainable) -> Optimizer:
         session.dtype,
         optimisation.optimizer_arguments,
         release=optimisation.releases_gradients,
-        clip_value=optimisation.max_grad_norm if clips else 0.0,
+        clip_value=optimisation.gradient_limit if optimisation.grad_clip_method == "value" else 0.0,
         sharded=session.shards,
     )
 

@@ -22,8 +22,9 @@ from tuner.training.caches import (
     masks_folder,
     text_folder,
 )
-from tuner.training.data import needed_prompts, open_index, plan_data, plan_evaluated, side_limit
+from tuner.training.data import needed_prompts
 from tuner.training.fetching import pictures_at_hand
+from tuner.training.planning import Planner, open_index, side_limit
 from tuner.training.session import Session
 
 
@@ -98,9 +99,9 @@ def _local(config: RunConfig) -> RunConfig:
 def _plans(session: Session, config: RunConfig, index: FileIndex) -> list[Plan]:
     """Return the plans of what is trained on and of what is evaluated with."""
     longest = side_limit(session.source, session.facts, download=False)
-    plans = [plan_data(config, session.facts, session.seed, index, side_limit=longest)]
-    evaluated = plan_evaluated(config, session.facts, session.seed, index, side_limit=longest)
-    return [*plans, evaluated] if evaluated else plans
+    planner = Planner(config, session.facts, session.seed, index, longest)
+    plan, evaluated = planner.training(), planner.evaluated()
+    return [plan, evaluated] if evaluated else [plan]
 
 
 def _samples(plans: Iterable[Plan]) -> Iterable[Sample]:

@@ -6,16 +6,12 @@ import functools
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from tuner.caching.conditionings import ConditioningCache
 from tuner.caching.masks import MaskCache
 from tuner.config import RunConfig
-from tuner.config.launch import LaunchConfig
-from tuner.data.build import build_plan
-from tuner.data.index import FileIndex
 from tuner.data.masks import load_mask
-from tuner.data.order import epoch_at, sampling_weights
+from tuner.data.order import epoch_at
 from tuner.data.plan import Plan
 from tuner.data.report import format_plan
 from tuner.data.sample import Sample
@@ -23,9 +19,9 @@ from tuner.tracking.bars import reporting
 from tuner.training.caches import conditioning_cache, mask_cache
 from tuner.training.fetching import pictures_at_hand
 from tuner.training.latents import LatentSource
+from tuner.training.planning import Planner, open_index, side_limit
 from tuner.training.session import Session, release_memory
-from tuner.training.sources import ModelSource, denoiser_config
-from tuner.types import Conditioning, FamilyFacts, Role
+from tuner.types import Conditioning, Role
 from tuner.validation.pictures import check_sides, picture_prompts
 
 logger = logging.getLogger(__name__)
@@ -50,138 +46,6 @@ class PreparedData:
         return turned
 
 
-def plan_data(
-    config: RunConfig,
-    facts: FamilyFacts,
-    seed: int,
-    index: FileIndex,
-    *,
-    side_limit: int | None = None,
-    excluded: Mapping[str, str] | None = None,
-) -> Plan:
-    """Plan buckets and batches; reads file headers only.
-
-    Args:
-        config: The configuration.
-        facts: The family's facts.
-        seed: The run's seed.
-        index: Memo of file sizes.
-        side_limit: Longest side of a picture, in pixels, see `side_limit`.
-        excluded: Sample key -> why it must not be used.
-
-    Raises:
-        DatasetError: A data set has nothing to train on.
-    """
-    plan = build_plan(
-        config.datasets,
-        batch_size=config.optimisation.train_batch_size,
-        accumulation=config.optimisation.gradient_accumulation_steps,
-        processes=config.launch.num_processes,
-        alignment=facts.pixel_alignment,
-        aspect_rounding=config.data.aspect_bucket_rounding,
-        keep_small_buckets=config.data.disable_bucket_pruning,
-        oversubscribe=config.data.allow_dataset_oversubscription,
-        seed=seed,
-        index=index,
-        canvas_limit=facts.canvas_limit,
-        side_limit=side_limit,
-        stride=facts.latent_stride * facts.patch_size,
-        excluded=excluded or {},
-        mask_folders=mask_folders(config),
-    )
-    weights = sampling_weights(
-        {dataset.id: dataset.probability for dataset in config.datasets},
-        plan.buckets,
-        by_size=config.data.data_backend_sampling == "auto-weighting",
-    )
-    return replace(plan, weights=weights)
-
-
-def plan_evaluation(
-    config: RunConfig,
-    facts: FamilyFacts,
-    seed: int,
-    index: FileIndex,
-    *,
-    side_limit: int | None = None,
-    excluded: Mapping[str, str] | None = None,
-) -> Plan:
-    """Plan the data sets that are evaluated with: picture by picture, each bucket however small, without masks.
-
-    Raises:
-        DatasetError: A data set has nothing to evaluate with.
-    """
-    one_by_one = {"train_batch_size": 1, "gradient_accumulation_steps": 1}
-    evaluated = config.model_copy(
-        update={
-            "datasets": tuple(entry.model_copy(update={"train_batch_size": None}) for entry in config.eval_datasets),
-            "optimisation": config.optimisation.model_copy(update=one_by_one),
-            "data": config.data.model_copy(update={"disable_bucket_pruning": True}),
-            "launch": LaunchConfig(),
-            "masks": (),
-        }
-    )
-    return plan_data(evaluated, facts, seed, index, side_limit=side_limit, excluded=excluded)
-
-
-def plan_evaluated(
-    config: RunConfig,
-    facts: FamilyFacts,
-    seed: int,
-    index: FileIndex,
-    *,
-    side_limit: int | None = None,
-    excluded: Mapping[str, str] | None = None,
-) -> Plan | None:
-    """Plan what a run evaluates with: of each data set the first pictures by name, each with its first caption.
-
-    Returns:
-        The plan, or None where the run takes no loss on evaluation data.
-
-    Raises:
-        DatasetError: A data set has nothing to evaluate with.
-    """
-    if not config.evaluates_loss:
-        return None
-    plan = plan_evaluation(config, facts, seed, index, side_limit=side_limit, excluded=excluded)
-    kept: set[str] = set()
-    for dataset in config.eval_datasets:
-        keys = sorted(item.key for bucket in plan.buckets if bucket.dataset == dataset.id for item in bucket.samples)
-        kept.update(keys[: config.evaluation.num_eval_images])
-    buckets = []
-    for bucket in plan.buckets:
-        samples = [replace(item, captions=item.captions[:1]) for item in bucket.samples if item.key in kept]
-        if samples:
-            buckets.append(replace(bucket, samples=tuple(samples), repeats=0))
-    return replace(plan, buckets=tuple(buckets), weights=())
-
-
-def mask_folders(config: RunConfig) -> dict[str, Path]:
-    """Return data set -> folder of its masks."""
-    return {
-        dataset.id: mask.instance_data_dir
-        for dataset in config.datasets
-        for mask in config.masks
-        if mask.id == dataset.conditioning_data
-    }
-
-
-def side_limit(source: ModelSource, facts: FamilyFacts, download: bool = True) -> int | None:
-    """Return the longest side that the model takes, in pixels, where its weights set one.
-
-    None too if they are not at hand and `download` is false.
-    """
-    if facts.side_limit is None:
-        return None
-    config = denoiser_config(source, facts, download)
-    return None if config is None else facts.side_limit(config)
-
-
-def open_index(config: RunConfig) -> FileIndex:
-    """Open the memo of file sizes and hashes that plans share."""
-    return FileIndex(config.caching.cache_dir)
-
-
 def prepare_data(session: Session, first_step: int = 0) -> PreparedData:
     """Plan the data and fill the caches; encoders are loaded only for what is missing, and released again.
 
@@ -195,19 +59,18 @@ def prepare_data(session: Session, first_step: int = 0) -> PreparedData:
         CacheError: A cache cannot be written.
         NonFiniteError: An encoder gave NaN or infinite values.
     """
-    facts = session.facts
     at_hand = pictures_at_hand(session.config, fetch=True)
     config = at_hand.config
     index = open_index(config)
-    longest = side_limit(session.source, facts)
+    longest = side_limit(session.source, session.facts)
     check_sides(session.loaded, longest)
+    planner = Planner(config, session.facts, session.seed, index, longest)
     masks = mask_cache(session, index)
     datasets = (*config.datasets, *config.eval_datasets) if config.evaluates_loss else config.datasets
     latents = LatentSource(session, datasets, index)
     excluded: dict[str, str] = {}
     while True:
-        plan = plan_data(config, facts, session.seed, index, side_limit=longest, excluded=excluded)
-        evaluated = plan_evaluated(config, facts, session.seed, index, side_limit=longest, excluded=excluded)
+        plan, evaluated = planner.training(excluded), planner.evaluated(excluded)
         plans = [plan, evaluated] if evaluated else [plan]
         latents.use(*plans)
         first = first_step * plan.accumulation

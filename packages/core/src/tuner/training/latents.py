@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -39,6 +40,7 @@ class LatentSource:
         self._datasets = {dataset.id: dataset for dataset in datasets}
         self._caches = latent_caches(session, datasets, index)
         self._codec: LatentCodec | None = None
+        self._opening = threading.Lock()
         self._epochs: dict[str, int] = {}
         self._samples: dict[str, list[Sample]] = {}
         self._on_demand = {
@@ -167,10 +169,11 @@ class LatentSource:
         return report.unreadable
 
     def _open_codec(self) -> LatentCodec:
-        if self._codec is None:
-            self._codec = self._session.load("codec").codec
-            assert self._codec is not None  # asked for, so the contract promises it
-        return self._codec
+        with self._opening:  # the thread that makes batches and an evaluation beside it may both need it
+            codec = self._session.load("codec").codec if self._codec is None else self._codec
+            assert codec is not None  # asked for, so the contract promises it
+            self._codec = codec
+        return codec
 
     def _release(self) -> None:
         self._codec = None

@@ -14,14 +14,14 @@ from torch import Tensor
 from tuner.adapters.base import Trainable
 from tuner.config import RunConfig
 from tuner.events import StepEnded
-from tuner.optim.clipping import clip_gradients
 from tuner.optim.ema import MovingAverage
+from tuner.optim.gradients import gradients_of
 from tuner.optim.optimizers import reported, set_learning_rate
-from tuner.optim.release import ReleasedOptimizer
 from tuner.optim.schedules import Schedule
 from tuner.randomness import seeded_torch
 from tuner.sharding import local
 from tuner.training.batches import BatchSource, DrawnBatch, StepSize
+from tuner.training.feeding import feed
 from tuner.training.guard import FiniteGuard, TakenStep
 from tuner.training.processes import Processes, others_computing
 from tuner.training.reduction import sum_gradients, sum_parts
@@ -98,6 +98,7 @@ class Loop:
         self._draws = draws
         self._processes = processes
         self._parameters = [parameter for _, parameter in learner.trainable.named_parameters()]
+        self._gradients = gradients_of(learner.optimizer, config.optimisation)
         self._bins = SigmaBins()
         self.guard = FiniteGuard(source.seed)
 
@@ -109,7 +110,8 @@ class Loop:
         """
         if first >= last:
             return
-        for step, micro_batches in zip(range(first, last), self._source.steps(first, last), strict=True):
+        steps = feed(self._source, first, last, self._device)
+        for step, micro_batches in zip(range(first, last), steps, strict=True):
             taken, metrics = self.take(step, micro_batches)
             self._report(taken, metrics)
             yield step + 1
@@ -118,8 +120,7 @@ class Loop:
         """Take step `step`, counted from 0, and return what it leaves and its metrics. Nobody else is told."""
         optimizer, rate, logged = self._learner.optimizer, self._schedule.at(step), self._is_logged(step + 1)
         set_learning_rate(optimizer, rate)
-        if isinstance(optimizer, ReleasedOptimizer):
-            optimizer.measure(logged)
+        self._gradients.measure(logged)
         whole = StepSize.of(micro_batches) if self._processes.is_alone else self._source.size(step)
         positions = self._source.positions
         with others_computing():
@@ -132,7 +133,7 @@ class Loop:
                 seen=self._bins.add,
             )
             sum_gradients(self._parameters, self._processes)
-            size = self._clip(logged)
+            size = self._gradients.clip()
             with self._global_draws("optimizer", step):
                 optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -168,13 +169,6 @@ class Loop:
         tensors = [value for value in state if isinstance(value, Tensor)]
         held = map(local, [*self._learner.trainable.state().values(), *tensors])
         self.guard.check_saved(held, self._processes)
-
-    def _clip(self, logged: bool) -> dict[str, Tensor]:
-        optimisation, optimizer = self._config.optimisation, self._learner.optimizer
-        if isinstance(optimizer, ReleasedOptimizer):
-            return optimizer.measured()
-        limit = 0.0 if optimisation.optimizer_spec.bounds_itself else optimisation.max_grad_norm
-        return clip_gradients(self._parameters, optimisation.grad_clip_method, limit, measure=logged)
 
     def _is_logged(self, taken: int) -> bool:
         return taken == 1 or taken % self._config.tracking.log_interval == 0

@@ -10,13 +10,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from tuner.data.order import Draw, epoch_at, micro_batch
 from tuner.data.plan import Bucket, Plan
-from tuner.optim.release import ReleasedOptimizer
+from tuner.optim.gradients import gradients_of
 from tuner.randomness import seeded_torch
 from tuner.training.batches import BatchSource
 from tuner.training.checkpoint import try_checkpoint
@@ -96,14 +95,10 @@ class Rehearsal:
         width, height = bucket.size
         what = f"a training step of {batch_size_of(bucket)} pictures of {width}x{height}"
         remedies = step_remedies(session, bucket.dataset, batch_size_of(bucket))
-        optimizer = learner.optimizer
-        held = optimizer.held() if isinstance(optimizer, ReleasedOptimizer) else nullcontext()
-        with memory_explained(session.device, what, remedies), seeded_torch(session.seed, "rehearsal"), held:
-            try:
-                batch = self.source.batch(self.first, self._draws(bucket))
-                backward_step(learning, [batch], session.accelerator.backward)
-            finally:
-                optimizer.zero_grad(set_to_none=True)
+        discarded = gradients_of(learner.optimizer, session.config.optimisation).discarded()
+        with memory_explained(session.device, what, remedies), seeded_torch(session.seed, "rehearsal"), discarded:
+            batch = self.source.batch(self.first, self._draws(bucket))
+            backward_step(learning, [batch], session.accelerator.backward)
 
     def _draws(self, bucket: Bucket) -> list[Draw]:
         """Return a full batch of a bucket, of the pictures with the longest captions."""

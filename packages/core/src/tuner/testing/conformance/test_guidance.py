@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from tuner.randomness import normal_tensor
+from tuner.testing.convention import Convention, answering
 from tuner.testing.family import LONG_PROMPT, NEGATIVE_PROMPT, FamilyUnderTest, relative_error
-from tuner.testing.oracle import Convention, answering
 from tuner.types import Sampler
 from tuner.validation.rescaling import rescaled_guidance
 

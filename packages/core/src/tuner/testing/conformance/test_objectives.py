@@ -12,9 +12,9 @@ from torch import Tensor
 
 from tuner.flow import mix, velocity_target
 from tuner.randomness import normal_tensor
+from tuner.testing.convention import Convention, answering
 from tuner.testing.family import FamilyUnderTest, relative_error
 from tuner.testing.learning import KINDS, drawn, learner, learning
-from tuner.testing.oracle import Convention, answering
 from tuner.training.batches import DrawnBatch
 from tuner.training.rollout import ROLLOUT_STEP, Integrator, Rollout
 from tuner.training.step import Learning, backward_step, prepare_batch, sample_losses

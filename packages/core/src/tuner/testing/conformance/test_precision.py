@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from tuner.flow import velocity_loss
+from tuner.testing.convention import Convention, answering
 from tuner.testing.family import FamilyUnderTest
-from tuner.testing.oracle import Convention, answering
 from tuner.types import Batch, Components
 
 _SIGMAS = (0.1003, 0.7001, 0.9987)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from torch import Tensor
 
+from tuner.testing.convention import Convention, answering
 from tuner.testing.family import FamilyUnderTest, relative_error
-from tuner.testing.oracle import Convention, Oracle, answering
+from tuner.testing.oracle import Oracle
 from tuner.validation.estimates import SamplingStep, watching_steps
 
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from tuner.adapters import Trainable, create_trainable
+from tuner.adapters import Trainable
 from tuner.flow import velocity_loss
 from tuner.plugins import load_family
 from tuner.quantisation.schemes import SCHEMES, UNQUANTISED
 from tuner.randomness import normal_tensor
 from tuner.testing.family import PROMPTS, FamilyUnderTest
-from tuner.testing.learning import KINDS, SIGMAS
+from tuner.testing.learning import KINDS, SIGMAS, adapt
 from tuner.testing.quantising import ADAPTERS, Cell, Weights, cells, load_cell
 from tuner.types import Batch, Components, Part
 
@@ -116,17 +116,7 @@ def _gradients(family: FamilyUnderTest, cell: Cell, adapter: str, weights: Weigh
 
 @torch.no_grad()
 def _trainable(family: FamilyUnderTest, cell: Cell, adapter: str, components: Components) -> Trainable:
-    kind = KINDS[adapter]
-    assert components.denoiser is not None
-    trainable = create_trainable(
-        model_type="lora",
-        adapter=kind.adapter,
-        lycoris=kind.lycoris,
-        facts=family.facts,
-        denoiser=components.denoiser,
-        dtype=cell.dtype,
-        seed=1,
-    )
+    trainable = adapt(family, components, KINDS[adapter], cell.dtype)
     for name, parameter in trainable.named_parameters():
         parameter.add_(0.01 * normal_tensor(parameter.shape, 1, "adapter", sample=name))
     return trainable

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from tuner.testing.convention import Convention, answering
 from tuner.testing.family import LONG_PROMPT, NEGATIVE_PROMPT, FamilyUnderTest, relative_error
-from tuner.testing.oracle import Convention, Oracle, answering
+from tuner.testing.oracle import Oracle
 from tuner.types import Role
 
 
