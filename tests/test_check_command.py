@@ -246,7 +246,7 @@ def test_what_is_found_in_the_configuration(clean, capsys):
         ("warning", "placeholder", "validation_prompt"),
         ("note", "encoder batches", "photographs"),
     ]
-    assert "still hold <token> (first: 'portrait')" in report["findings"][0]["reason"]
+    assert "1 prompt still holds <token> (first: 'portrait')" in report["findings"][0]["reason"]
 
 
 def test_nothing_to_train_on(clean, pictures, capsys):

@@ -85,17 +85,17 @@ def test_what_is_no_letter_leaves_no_trace():
 
 
 def test_fontconfig_and_its_absence(tmp_path, monkeypatch):
-    folder = tmp_path / "bin"
+    folder, shell = tmp_path / "bin", shutil.which("sh")
     folder.mkdir()
     font = write_font(tmp_path / "squares.bdf", CAT)
     program = folder / "fc-match"
-    program.write_text(f"#!{shutil.which('sh')}\nprintf '0 %s' '{font}'\n")
+    program.write_text(f"#!{shell}\nprintf '0 %s' '{font}'\n")
     program.chmod(0o755)
     module._proposed.cache_clear()
     monkeypatch.setenv("PATH", str(folder))
     (found,) = system_fonts(CAT, SIZE)
     assert found.getmask(CAT).size == (SIZE, SIZE)
-    program.write_text(f"#!{shutil.which('sh')}\nexit 1\n")
+    program.write_text(f"#!{shell}\nexit 1\n")
     module._proposed.cache_clear()
     monkeypatch.setattr(module, "_ELSEWHERE", (str(font), "no such font.ttf"))
     assert [each.getmask(CAT).size for each in system_fonts(CAT, SIZE)] == [(SIZE, SIZE)]

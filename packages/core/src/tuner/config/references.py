@@ -243,6 +243,7 @@ def _read_library(key: str, path: Path, given: Mapping[str, Given], reading: Rea
     left = sorted(entry.nickname for entry in library if "<token>" in entry.nickname + entry.prompt)
     if left:
         reading.warnings.append(
-            f"{found}: {len(left)} prompts still hold <token> (first: {left[0]!r}); put your subject's name there"
+            f"{found}: {len(left)} {'prompts still hold' if len(left) > 1 else 'prompt still holds'} <token> "
+            f"(first: {left[0]!r}); put your subject's name there"
         )
     return library
