@@ -175,6 +175,29 @@ def test_long_captions_are_counted_by_the_tokenizer_of_the_model(clean, pictures
     assert report["findings"][0]["examples"] == ["photographs/rocket.png: 400 tokens"]
 
 
+def test_long_prompts_of_pictures_are_named(clean, capsys):
+    Path("prompts.json").write_text(json.dumps({"short": "a cat", "endless": "X" * 400}))
+    prompts = {"validation_step_interval": 2, "user_prompt_library": "prompts.json", "validation_prompt": "Y" * 299}
+    (found,) = checked(capsys, clean(**prompts))[1]["findings"]
+    assert (found["kind"], found["severity"], found["where"]) == ("long prompts", "warning", "pictures")
+    assert found["examples"] == ["validation_prompt: 299 tokens", "endless: 400 tokens"]
+    assert checked(capsys, clean(**{**prompts, "validation_step_interval": 0}))[1]["findings"] != [found]
+
+
+def test_what_would_keep_a_run_from_beginning(clean, capsys):
+    Path("clip").mkdir()
+    Path("clip/config.json").write_text('{"model_type": "bert"}')
+    scored = {"evaluation_type": "clip", "pretrained_evaluation_model_name_or_path": "clip"}
+    pictures = {"validation_step_interval": 2, "validation_prompt": "a cat"}
+    code, report = checked(capsys, clean(**scored, **pictures, report_to="swanlab"))
+    found = {finding["kind"]: finding for finding in report["findings"]}
+    assert code == report["exit_code"] == 1
+    assert found["extension"]["reason"] == "report_to is swanlab, which is not installed"
+    assert found["extension"]["remedy"].startswith("pip install ")
+    assert "describes a model of type 'bert'" in found["scores"]["reason"]
+    assert not Path("output").exists()
+
+
 def test_a_model_that_was_not_downloaded(clean, capsys, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     code, report = checked(capsys, clean(pretrained_model_name_or_path="owner/nothing"))
@@ -223,7 +246,7 @@ def test_what_is_found_in_the_configuration(clean, capsys):
         ("warning", "placeholder", "validation_prompt"),
         ("note", "encoder batches", "photographs"),
     ]
-    assert "still hold <token> (first: 'portrait')" in report["findings"][0]["reason"]
+    assert "1 prompt still holds <token> (first: 'portrait')" in report["findings"][0]["reason"]
 
 
 def test_nothing_to_train_on(clean, pictures, capsys):

@@ -96,6 +96,10 @@ def test_rounds_of_pictures_are_scored_as_clip_does_and_training_does_not_notice
     assert not [thing for thing in gc.get_objects() if type(thing).__name__ == "CLIPModel"]
     other = train(load_config(project(**PICTURES, output_dir="plain", max_train_steps=2)))
     assert weights(one.exported) == weights(other.exported)
+    changed = {"validation_guidance": 3.0, "validation_guidance_rescale": 0.5, "max_train_steps": 3}
+    train(load_config(project(**{**scored, **changed})))
+    train(load_config(project(**{**scored, **changed, "validation_guidance_rescale": 0.0, "max_train_steps": 4})))
+    assert len({row["basis"] for row in rows()}) == 3  # pictures of other settings are not compared
 
 
 def test_scores_differ_by_prompt_and_long_prompts_lose_their_end(clip, photographs):

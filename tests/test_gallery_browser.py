@@ -16,6 +16,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from tuner.config.loading import load_config
 from tuner.events import Evaluated, ImagesValidated, RunEnded, RunStarted, StepEnded
 from tuner.tracking.gallery.extension import Gallery
+from tuner.tracking.journal import Journal
 from tuner.training.run import train
 
 pytestmark = pytest.mark.browser
@@ -259,6 +260,30 @@ def test_text_has_contrast(page, opened, scheme):
         low, high = sorted([luminance(text), luminance(paper)])
         assert (high + 0.05) / (low + 0.05) >= 4.5, (text, paper)
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_a_failure_says_why_and_letters_of_all_directions_are_shown(tmp_path, opened):
+    gallery, prompt = Gallery(), "\u0642\u0637\u0629 in a garden"
+    gallery.run_started(RunStarted(None, 0, 4, tmp_path, SimpleNamespace(title="Toy")))
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    gallery.images_validated(ImagesValidated(0, "base model", {"cat": (tmp_path / "a.png",)}, {"cat": prompt}))
+    Journal().run_started(RunStarted(None, 0, 4, tmp_path, SimpleNamespace(title="Toy")))
+    (tmp_path / "evaluations.jsonl").write_text(
+        "".join(
+            json.dumps({"step": step, "label": label, "metrics": {"eval_loss/a": value}, "curves": {}}) + "\n"
+            for step, label, value in ((0, "base model", 2.0), (4, "live", 1.0))
+        )
+    )
+    gallery.evaluated(Evaluated(4, "live", {"eval_loss/a": 1.0}))
+    gallery.run_ended(RunEnded(4, "failed", None, "<b>the disk</b> is full"))
+    driver = opened(tmp_path / "index.html")
+    assert driver.find_element(By.ID, "reason").text == "<b>the disk</b> is full"
+    assert driver.find_element(By.ID, "summary").text.startswith("Evaluation loss after step 4: 1.0000, better than")
+    text = driver.find_element(By.CSS_SELECTOR, ".card .prompt")
+    assert (text.text, driver.execute_script("return getComputedStyle(arguments[0]).direction", text)) == (
+        prompt,
+        "rtl",
+    )
 
 
 def test_a_real_run_shows_itself(project, opened):

@@ -1,7 +1,9 @@
-"""Whole runs that show their pictures while they are sampled, to a real server."""
+"""Whole runs that tell a real server what they do: pictures while they are sampled, and why a run failed."""
 
 import base64
 import io
+import json
+import shutil
 import socket
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tuner.config.loading import load_config
+from tuner.errors import NonFiniteError, TunerError
 from tuner.testing.servers import Listener, serving
 from tuner.testing.tiny import write_tiny_autoencoder
 from tuner.training.run import train
@@ -70,6 +73,38 @@ def test_previews_are_sent_and_change_nothing(project, listener, tmp_path, caplo
     final = next(body for body in listener.bodies if body["type"] == "validation.images")
     assert base64.b64decode(final["images"][0]) == plain[1]["step_1_validation_0_64x64.png"]
     assert "webhook" not in caplog.text
+
+
+def ended(listener, config, error, match: str) -> dict[str, object]:
+    """Train until it fails; return what the server was told last."""
+    with pytest.raises(error, match=match):
+        train(load_config(config))
+    last = listener.bodies[-1]
+    assert (last["type"], last["level"], last["data"]["outcome"]) == ("run.ended", "critical", "failed")
+    assert last["message"].endswith(f": {last['data']['reason']}")
+    assert str(Path.cwd()) not in json.dumps(listener.bodies)
+    return last
+
+
+def test_a_run_that_fails_before_its_first_step_is_told_of(project, listener, twin):
+    shutil.copytree(twin, "broken")
+    (weights,) = Path("broken/vae").glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:1000])
+    folder = str(Path("broken").absolute())
+    config = project(webhook_config=hook(listener.server_port), pretrained_model_name_or_path=folder)
+    last = ended(listener, config, TunerError, "AutoencoderDC could not be loaded")
+    assert [body["type"] for body in listener.bodies] == ["run.ended"]
+    assert last["message"].startswith("the run has failed, before its first step (output): ")
+    assert last["data"]["reason"].startswith("vae: AutoencoderDC could not be loaded: ")
+
+
+def test_a_run_that_fails_later_says_why(project, listener):
+    config = project(webhook_config=hook(listener.server_port), learning_rate=1e30, lr_warmup_steps=0, log_interval=1)
+    last = ended(listener, config, NonFiniteError, "of step")
+    assert [body["type"] for body in listener.bodies] == ["run.started", "run.ended"]
+    assert "samples photographs/" in last["data"]["reason"]
+    record = json.loads(Path("output/index.html").read_text().split('id="record">')[1].split("</script>")[0])
+    assert (record["state"], record["reason"]) == ("failed", last["data"]["reason"])
 
 
 def test_a_webhook_that_is_down_and_a_wrong_autoencoder_stop_no_run(project, caplog, tmp_path):

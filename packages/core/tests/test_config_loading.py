@@ -57,11 +57,53 @@ def test_all_problems_come_at_once(project):
     )  # fmt: skip
     assert set(found) == {
         "learning_rate", "train_batch_size", "model_flavour", "validation_resolution", "toy_strength", "lora_rank",
+        "max_train_steps",
     }  # fmt: skip
     assert "'fast'" in found["learning_rate"].message
     assert "one of: a, b" in found["model_flavour"].message
     assert "'1024y1024'" in found["validation_resolution"].message
     assert all(problem.file == str(project / "config.json") for problem in found.values())
+
+
+def test_rules_over_several_settings_are_checked_beside_refused_ones(project):
+    """Each topic holds a setting that is refused, and breaks a rule about the others."""
+    (project / "multidatabackend.json").write_text('[{"id": "a", "instance_data_dir": "missing", "resolution": 512}]')
+    (project / "hook.json").write_text('{"webhook_type": "raw"}')
+    (project / "prompts.json").write_text('["a cat"]')
+    found = problems(
+        project, model_flavour="c", seed="x", num_processes=3, num_machines=2, dynamo_backend="fast",
+        learning_rate="much", num_train_epochs=2, gradient_accumulation_steps=2, optimizer_release_gradients=True,
+        validation_resolution="1024y1024", user_prompt_library="prompts.json", eval_timesteps=0, evaluation_type="clip",
+        pretrained_evaluation_model_name_or_path="nowhere", hub_model_id="no/such/name", webhook_config="hook.json",
+        resolution="large", flow_use_uniform_schedule=True, flow_use_beta_schedule=True, flow_sigmoid_scale="wide",
+        enable_group_offload=True, enable_model_cpu_offload=True, vae_enable_slicing="perhaps",
+    )  # fmt: skip
+    refused = {
+        "seed", "dynamo_backend", "learning_rate", "validation_resolution", "eval_timesteps", "hub_model_id",
+        "resolution", "vae_enable_slicing",
+    }  # fmt: skip
+    rules = {
+        "model_flavour", "num_processes", "num_machines", "max_train_steps", "optimizer_release_gradients",
+        "user_prompt_library", "pretrained_evaluation_model_name_or_path", "callback_url", "a: instance_data_dir",
+        "flow_use_beta_schedule", "enable_model_cpu_offload",
+    }  # fmt: skip
+    assert set(found) == refused | rules
+
+
+def test_a_rule_is_not_applied_to_a_refused_setting(project):
+    assert set(problems(project, max_train_steps="many", num_train_epochs=2)) == {"max_train_steps"}
+    assert "is not accepted" in problems(project, max_train_steps="many", num_train_epochs=2)["max_train_steps"].message
+    assert set(problems(project, model_type="lore", lora_type="lycoris", lycoris_config="absent.json")) == {
+        "model_type"
+    }
+    assert set(problems(project, data_backend_config="", webhook_config="absent.json")) == {
+        "data_backend_config", "webhook_config",
+    }  # fmt: skip
+    # A data set that takes over what was refused is not judged; one that has its own is.
+    entries = [{"id": "a", "instance_data_dir": "pictures", "repeats": -1}]
+    entries.append({**entries[0], "id": "b", "caption_strategy": "instanceprompt", "instance_prompt": "a cat"})
+    (project / "multidatabackend.json").write_text(json.dumps(entries))
+    assert set(problems(project, caption_strategy="none")) == {"caption_strategy", "entry 2 (b): repeats"}
 
 
 @pytest.mark.parametrize(("steps", "epochs"), [(0, 0), (10, 1)])

@@ -10,7 +10,7 @@ from tuner.config.datasets import DatasetConfig
 from tuner.data.build import build_plan
 from tuner.data.doctor.captions import equal_captions, file_names, placeholders, says_nothing
 from tuner.data.doctor.finding import Finding
-from tuner.data.doctor.tokens import count_tokens, long_captions, prompt_limits
+from tuner.data.doctor.tokens import count_tokens, long_captions, long_prompts, prompt_limits
 from tuner.family.tokenizers import clip_tokenizer, t5_tokenizer
 from tuner.testing.minimal import minimal_facts
 from tuner.types import NoOptions, PromptLimit
@@ -148,6 +148,16 @@ def test_captions_that_are_cut(planned, index, tokenizers):
         assert list(long_captions(plan, facts(), NoOptions(), one, index)) == [expected]
     assert list(long_captions(plan, facts(token_limit=10), NoOptions(), one, index)) == []
     assert list(long_captions(plan, facts(token_limit=None), NoOptions(), one, index)) == []
+
+
+def test_prompts_of_pictures_that_are_cut(index, tokenizers):
+    prompts = {"validation_prompt": "a cat", "long": "a a a a a a", "grey": "grey cat", "empty": ""}
+    (found,) = long_prompts(prompts, facts(), NoOptions(), tokenizers, index)
+    assert (found.severity, found.kind, found.where) == ("warning", "long prompts", "pictures")
+    assert found.reason == "2 of 4 prompts have more than 6 tokens of tokenizer_2 and lose their end; the longest has 8"
+    assert found.examples == ("long: 8 tokens", "grey: 7 tokens")
+    assert list(long_prompts(prompts, facts(), NoOptions(), {}, index)) == []
+    assert list(long_prompts({"short": "a cat"}, facts(), NoOptions(), tokenizers, index)) == []
 
 
 def test_every_tokenizer_counts(planned, index, tokenizers):

@@ -20,7 +20,7 @@ from tuner.tracking.gallery.extension import Gallery
 from tuner.tracking.gallery.page import embedded
 from tuner.tracking.gallery.rounds import Picture, Round
 from tuner.tracking.gallery.series import columns_of, row_of
-from tuner.tracking.gallery.settings import without_paths
+from tuner.tracking.gallery.settings import prose_without_paths, without_paths
 from tuner.tracking.gallery.sheet import write_sheet
 from tuner.tracking.journal import Journal
 
@@ -91,8 +91,8 @@ class Run:
         curve = {"eval_loss_by_sigma/a": ((0.25, value), (0.75, value / 2))}
         self._tell("evaluated", Evaluated(step, label, {"eval_loss/a": value}, curve))
 
-    def end(self, step: int, outcome: str = "done") -> None:
-        self._tell("run_ended", RunEnded(step, outcome, None))  # type: ignore[arg-type]
+    def end(self, step: int, outcome: str = "done", reason: str = "") -> None:
+        self._tell("run_ended", RunEnded(step, outcome, None, reason))  # type: ignore[arg-type]
 
     def _tell(self, name: str, event: object) -> None:
         for listener in self.listeners:
@@ -129,6 +129,18 @@ def test_the_page_holds_what_the_run_told(tmp_path):
         (0, {"eval_loss/a": 2.0, "clip_score/mean": 0.25}), (3, {"eval_loss/a": 1.0}),
     ]  # fmt: skip
     assert record["evaluations"][1]["curves"] == {"eval_loss_by_sigma/a": [[0.25, 1.0], [0.75, 0.5]]}
+
+
+def test_the_page_says_what_came_of_the_run(tmp_path):
+    run = Run(tmp_path).start()
+    run.evaluate(0, "base model", 2.0)
+    run.evaluate(3, "live", 1.0)
+    record = record_of(tmp_path)
+    assert (record["state"], record["reason"], record["summary"]) == ("running", "", "")
+    run.end(3, "failed", "the disk is full")
+    record = record_of(tmp_path)
+    assert (record["state"], record["reason"]) == ("failed", "the disk is full")
+    assert "better than the base model's 2.0000 by 50.0%" in record["summary"]
 
 
 def test_what_users_type_stays_text(tmp_path):
@@ -286,6 +298,10 @@ def test_settings_show_no_absolute_path(tmp_path):
 def test_paths_are_reduced_to_their_last_part(text, shown):
     assert without_paths(text) == shown
     assert without_paths({"a": [text]}) == {"a": [shown]}
+
+
+def test_a_sentence_keeps_what_follows_its_path():
+    assert prose_without_paths("/home/ann/vae: cannot be read, see /etc/x/y.json") == "vae: cannot be read, see y.json"
 
 
 def test_values_that_are_not_finite_leave_a_gap():

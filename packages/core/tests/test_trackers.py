@@ -137,6 +137,21 @@ def test_a_tracker_that_fails_stops_nothing(write_config, tmp_path, monkeypatch,
     assert warnings == [f"{reason}\n    -> the run goes on without it"]
 
 
+@pytest.mark.parametrize("kind", ["tensorboard", "service"])
+def test_a_picture_that_is_gone_stops_nothing(write_config, tmp_path, monkeypatch, caplog, kind):
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "wandb", Broken)
+    loaded = load_config(write_config(report_to="tensorboard", output_dir=str(tmp_path)))
+    tracker = trackers.Tracker("wandb", "cats", "first", tmp_path / "logs")
+    extension = tensorboard.create(loaded.config) if kind == "tensorboard" else trackers.Trackers([tracker])
+    manager = create_manager(loaded.family, [extension])
+    manager.hook.run_started(event=events(tmp_path)[0][1])
+    gone = {"cat": (tmp_path / "gone.png",)}
+    manager.hook.images_validated(event=ImagesValidated(1, "live", gone, {}, gone))
+    manager.hook.run_ended(event=RunEnded(1, "done", None))
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert "FileNotFoundError" in warning
+
+
 def test_tensorboard_gets_evaluations_and_pictures(write_config, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -154,6 +169,14 @@ def test_tensorboard_gets_evaluations_and_pictures(write_config, tmp_path):
         "ema/eval_loss": [(2, 0.125)],
     }
     assert written.Tags()["images"] == ["cat/0"]
+
+
+@pytest.mark.parametrize(("name", "folder"), [("..", "_"), ("cats: 1/2", "cats_ 1_2"), ("/etc", "_etc")])
+def test_the_name_of_a_run_is_no_path(write_config, tmp_path, name, folder):
+    loaded = load_config(write_config(report_to="tensorboard", tracker_run_name=name, output_dir=str(tmp_path / "out")))
+    run(loaded, tensorboard.create(loaded.config), tmp_path)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["logs"]
+    assert [path.name for path in (tmp_path / "out" / "logs").iterdir()] == [folder]
 
 
 def test_a_full_disk_ends_tensorboard_and_nothing_else(write_config, tmp_path, caplog):

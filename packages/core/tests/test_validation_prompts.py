@@ -6,9 +6,9 @@ import re
 import pytest
 
 from tuner.config.loading import load_config
-from tuner.config.prompts import LibraryPrompt, builtin_prompts, merge_libraries, parse_library, unused_name
+from tuner.config.prompts import LibraryPrompt, builtin_prompts, merge_libraries, parse_library, safe_name, unused_name
 from tuner.errors import ConfigError
-from tuner.validation.pictures import picture_prompts, safe_name
+from tuner.validation.pictures import picture_prompts
 
 SAMPLE = {
     **{f"{style}_<token>": f"a {style} portrait of <token>" for style in ("anime", "chef", "just", "cinematic",
@@ -120,6 +120,23 @@ def test_what_is_no_library_is_refused(prompts_of, library, complaint):
     (problem,) = caught.value.problems
     assert problem.message.startswith(complaint)
     assert (problem.file.endswith("prompts.json"), problem.key) == (True, "user_prompt_library")
+
+
+def test_a_library_without_prompts_is_reported(prompts_of):
+    prompts, loaded = prompts_of({}, user_prompt_library="prompts.json")
+    assert prompts == []
+    assert any(line.endswith("prompts.json: holds no prompt") for line in loaded.warnings)
+
+
+def test_half_a_letter_is_refused(project, write_config):
+    (project / "prompts.json").write_text(r'{"fox": "a fox \ud83e", "whole": "\ud83e\udd8a"}')
+    with pytest.raises(ConfigError, match=r"prompts.json: holds '\\ud83e', which is half of a letter") as caught:
+        load_config(write_config(user_prompt_library="prompts.json"))
+    assert len(caught.value.problems) == 1
+    (project / "prompts.json").write_text(r'{"whole \ud83e\udd8a": "\ud83e\udd8a"}')
+    assert load_config(write_config(user_prompt_library="prompts.json")).config.prompts == {
+        "whole \U0001f98a": "\U0001f98a"
+    }
 
 
 def test_a_library_that_is_missing_is_refused(prompts_of):

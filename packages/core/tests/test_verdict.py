@@ -1,5 +1,7 @@
 """What the end of a run says, on curves whose meaning is known."""
 
+from dataclasses import replace
+
 import pytest
 
 from tuner.events import Evaluated, RunEnded, RunStarted
@@ -98,6 +100,10 @@ def test_clip_scores_before_and_after():
     events = [scored(0, "base model", 0.21), scored(10, "live", 0.25), scored(20, "live", 0.33)]
     assert describe_run(events, []) == "CLIP score: 0.2100 before, 0.3300 after step 20 (+0.1200)."
     assert describe_run(events[1:], []) == "CLIP score after step 20: 0.3300."
+    average = [replace(event, label="ema") for event in events[1:]]
+    assert describe_run([events[0], *average], []) == (
+        "CLIP score of the moving average: 0.2100 before, 0.3300 after step 20 (+0.1200)."
+    )
     both = describe_run([*curve([0.9, 0.8, 0.7]), *events], falling(30))
     assert "better than the base model" in both
     assert both.endswith("(+0.1200).")
@@ -125,3 +131,19 @@ def test_it_is_written_from_what_the_journal_holds(tmp_path, outcome):
         text = " ".join(written.read_text().split())
         assert text == describe_run(curve([0.9, 0.8, 0.9]), [], [20])
         assert max(map(len, written.read_text().splitlines())) <= 100
+
+
+@pytest.mark.parametrize("damage", ["no place", "no evaluations"])
+def test_a_summary_that_cannot_be_made_harms_nobody(tmp_path, caplog, damage):
+    journal, summary = Journal(), Summary()
+    for extension in (journal, summary):
+        extension.run_started(RunStarted(None, 0, 30, tmp_path, None))  # type: ignore[arg-type]
+    for event in curve([0.9]):
+        journal.evaluated(event)
+    if damage == "no place":
+        (tmp_path / "summary.txt").mkdir()
+    else:
+        (tmp_path / "evaluations.jsonl").write_text('{"step": 1}\n')
+    summary.run_ended(RunEnded(30, "done", None))
+    assert [record.levelname for record in caplog.records if record.levelname == "WARNING"] == ["WARNING"]
+    assert not list(tmp_path.glob("*.tmp"))

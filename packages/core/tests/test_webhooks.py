@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import logging
+import random
 import socket
 from email import message_from_bytes
 from pathlib import Path
@@ -15,10 +16,21 @@ from PIL import Image
 from tuner.config.loading import load_config
 from tuner.config.webhooks import Webhook
 from tuner.errors import ConfigError
-from tuner.events import CheckpointSaved, Evaluated, ImagesValidated, Previewed, RunEnded, RunStarted, StepEnded
+from tuner.events import (
+    CheckpointSaved,
+    Evaluated,
+    ImagesValidated,
+    PreparationFailed,
+    Previewed,
+    RunEnded,
+    RunStarted,
+    StepEnded,
+)
 from tuner.plugins import create_manager, load_family
 from tuner.testing.servers import Listener, address_of, serving
+from tuner.tracking import messages
 from tuner.tracking.delivery import Delivery
+from tuner.tracking.journal import Journal
 from tuner.tracking.messages import Message
 from tuner.tracking.webhooks import create
 
@@ -80,6 +92,30 @@ def test_discord_gets_ten_pictures_at_a_time_and_wakes_nobody(server):
     assert [Image.open(io.BytesIO(data)).getpixel((0, 0))[0] for data in sent] == list(range(12))
     assert json.loads(server.requests[2][1])["content"] == "bye"
     assert not any("X-API-Key" in headers for headers, _ in server.requests)
+
+
+def test_discord_gets_no_more_bytes_than_it_takes(server, monkeypatch):
+    monkeypatch.setattr(messages, "_DISCORD_FILE", 8_000)
+    monkeypatch.setattr(messages, "_DISCORD_REQUEST", 24_000)
+    sides = (50, 80, 80, 80, 80, 160)
+    noise = [
+        Image.frombytes("RGB", (side, side), random.Random(number).randbytes(3 * side * side))
+        for number, side in enumerate(sides)
+    ]
+    delivery = Delivery(Webhook(webhook_type="discord", webhook_url=server.url), "webhook 1")
+    delivery.put(Message("validation.images", "info", "large", {}, tuple(noise)))
+    assert delivery.close() == 0
+    shown, texts = [], []
+    for headers, body in server.requests:
+        parts = discord_parts(headers, body)
+        files = [parts[name] for name in sorted(name for name in parts if name and name.startswith("files"))]
+        assert all(len(data) <= 8_000 for data in files) and sum(map(len, files)) <= 24_000
+        shown += [Image.open(io.BytesIO(data)) for data in files]
+        texts.append(json.loads(parts["payload_json"])["content"])
+    assert [(picture.format, picture.width) for picture in shown] == [
+        ("PNG", 50), *[("JPEG", 80)] * 4, ("JPEG", 80)
+    ]  # fmt: skip
+    assert texts == ["large"] + [""] * (len(texts) - 1) and len(texts) > 1
 
 
 def test_an_error_that_passes_is_tried_again(server):
@@ -197,7 +233,7 @@ def events(config, folder: Path) -> list[tuple[str, object]]:
         ("images_validated", ImagesValidated(2, "live", {}, {"cat": "a cat"}, {"cat": (folder / "p.png",)})),
         ("evaluated", Evaluated(2, "live", {"eval_loss/pictures": 0.25}, {"by_sigma": ((0.5, 0.25),)})),
         ("checkpoint_saved", CheckpointSaved(2, folder / "checkpoint-2")),
-        ("run_ended", RunEnded(2, "failed", None)),
+        ("run_ended", RunEnded(2, "failed", None, "the loss of step 2 is nan")),
     ]
 
 
@@ -219,7 +255,8 @@ def test_a_run_tells_what_the_level_asks_for(server, write_config, tmp_path, lev
         getattr(manager.hook, name)(event=event)
     assert [body["type"] for body in server.bodies] == expected
     told = {body["type"]: body for body in server.bodies}
-    assert told["run.ended"]["message"] == "the run has failed, at step 2 of 4"
+    assert told["run.ended"]["message"] == "the run has failed, at step 2 of 4: the loss of step 2 is nan"
+    assert told["run.ended"]["data"]["reason"] == "the loss of step 2 is nan"
     assert told["run.ended"]["level"] == "critical"
     assert str(tmp_path) not in json.dumps(server.bodies)
     if level == "debug":
@@ -235,6 +272,36 @@ def test_a_run_tells_what_the_level_asks_for(server, write_config, tmp_path, lev
     assert len(preview["images"]) == len(told["validation.images"]["images"]) == 1
     assert told["evaluation"]["data"]["metrics"] == {"eval_loss/pictures": 0.25}
     assert told["checkpoint.saved"]["data"] == {"step": 2, "checkpoint": "checkpoint-2"}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason", "level", "text"),
+    [
+        ("failed", "chelsea.png is damaged", "critical", "the run has failed, before its first step ({}): {}"),
+        ("interrupted", "", "warning", "the run was interrupted, before its first step ({})"),
+    ],
+)
+def test_a_run_that_never_begins_is_told_of(server, write_config, tmp_path, outcome, reason, level, text):
+    loaded = load_config(write_config(webhook_config={"webhook_type": "raw", "callback_url": server.url}))
+    manager = create_manager(loaded.family, [create(loaded.config)])
+    manager.hook.preparation_failed(event=PreparationFailed(tmp_path, outcome, reason))
+    (body,) = server.bodies
+    name = tmp_path.name
+    assert (body["type"], body["level"], body["message"]) == ("run.ended", level, text.format(name, reason))
+    assert body["data"] == {"outcome": outcome, "run": name, "reason": reason}
+
+
+def test_the_end_says_what_the_evaluations_say(server, write_config, tmp_path):
+    loaded = load_config(write_config(webhook_config={"webhook_type": "raw", "callback_url": server.url}))
+    manager = create_manager(loaded.family, [create(loaded.config), Journal()])
+    manager.hook.run_started(event=RunStarted(loaded.config, 0, 4, tmp_path, loaded.family.facts))
+    manager.hook.evaluated(event=Evaluated(0, "base model", {"eval_loss/a": 0.5}))
+    manager.hook.evaluated(event=Evaluated(4, "live", {"eval_loss/a": 0.25}))
+    manager.hook.run_ended(event=RunEnded(4, "done", tmp_path / "weights.safetensors"))
+    ended = server.bodies[-1]
+    said = "Evaluation loss after step 4: 0.2500, better than the base model's 0.5000 by 50.0%."
+    assert ended["data"]["summary"].startswith(said)
+    assert ended["message"] == f"the run is done, at step 4 of 4: {ended['data']['summary']}"
 
 
 def test_no_webhook_no_extension(write_config):

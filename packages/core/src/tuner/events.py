@@ -148,8 +148,25 @@ class RunEnded:
         step: Steps taken in all.
         outcome: How it ended.
         exported: The result, None unless it is done.
+        reason: Why it failed, in a line without paths and secrets; empty if it did not.
     """
 
     step: int
     outcome: Literal["done", "interrupted", "failed"]
     exported: Path | None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class PreparationFailed:
+    """The run ended before its first step, while data, caches and weights were prepared.
+
+    Attributes:
+        output_dir: The run's folder.
+        outcome: How it ended.
+        reason: Why it failed, as in `RunEnded`.
+    """
+
+    output_dir: Path
+    outcome: Literal["interrupted", "failed"]
+    reason: str = ""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         CheckpointSaved,
         Evaluated,
         ImagesValidated,
+        PreparationFailed,
         Previewed,
         RunEnded,
         RunStarted,
@@ -115,6 +116,10 @@ class ExtensionSpec:
     An extension is the object that a factory of the entry-point group `tuner.extensions` returned for the
     run's configuration. It must not block: work that waits for a network belongs in a thread.
     """
+
+    @hookspec
+    def preparation_failed(self, event: PreparationFailed) -> None:
+        """The run came to nothing before its first step. Called on an object that hears of nothing else."""
 
     @hookspec
     def run_started(self, event: RunStarted) -> None:

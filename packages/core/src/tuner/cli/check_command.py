@@ -92,6 +92,7 @@ def parse_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[st
 
 def _examine(report: Report, strict: bool) -> None:
     """Fill in the plan, the findings and the exit code."""
+    from tuner.cli.check_surroundings import surroundings
     from tuner.data.doctor.examination import examine
     from tuner.data.doctor.finding import has_errors
     from tuner.tracking.bars import reporting
@@ -102,7 +103,7 @@ def _examine(report: Report, strict: bool) -> None:
     loaded = report.loaded
     assert loaded is not None
     facts = loaded.family.facts
-    report.findings += _of_the_configuration(loaded)
+    report.findings += [*_of_the_configuration(loaded), *surroundings(loaded.config)]
     config, absent = _at_hand(loaded.config)
     report.findings += absent
     source = resolve_source(config.model, facts)

@@ -15,11 +15,12 @@ from tuner.config.dataset_file import is_folder
 from tuner.config.evaluation import EvaluationConfig
 from tuner.config.flow import FlowConfig
 from tuner.config.keys import Given
-from tuner.config.launch import LaunchConfig, launch_problems
+from tuner.config.launch import launch_problems
 from tuner.config.memory import MemoryConfig
 from tuner.config.model import ModelConfig
 from tuner.config.optimisation import OptimisationConfig
 from tuner.config.optimisation_checks import optimisation_conflicts, optimisation_warnings
+from tuner.config.partial import as_far_as_known
 from tuner.config.precision import PrecisionConfig
 from tuner.config.sharding import sharding_problems
 from tuner.config.storage import storage_problems
@@ -30,16 +31,21 @@ from tuner.types import FamilyFacts
 
 
 def conflicts(topics: Mapping[str, Any], given: Mapping[str, Given], family: Family) -> list[Problem]:
-    """Check what only several settings together can violate. Topics that failed on their own are absent."""
+    """Check what only several settings together can violate; what depends on a refused setting is left out."""
+    memory: MemoryConfig = topics["memory"]
     found = [
-        *_model(topics, family.facts),
-        *_optimisation(topics),
-        *_flow(topics),
+        *_model(topics["model"], family.facts),
+        *optimisation_conflicts(topics["optimisation"], topics["precision"]),
+        *_flow(topics["flow"]),
         *storage_problems(topics, family),
-        *_memory(topics),
-        *_launch(topics),
+        *_two_offloads(memory),
+        *_offload(memory, topics["model"]),
+        *_stored_offload(memory, topics["model"], topics["precision"]),
+        *_kernel(memory),
+        *_kernel_format(memory, topics["precision"]),
+        *launch_problems(topics["launch"], topics["optimisation"]),
         *sharding_problems(topics),
-        *_evaluation(topics),
+        *_evaluation(topics["evaluation"]),
         *compiling_problems(topics, family.facts),
     ]
     return [
@@ -107,35 +113,23 @@ def aligned_size(width: int, height: int, facts: FamilyFacts) -> tuple[int, int]
     return (longer, shorter) if width > height else (shorter, longer)
 
 
-def _model(topics: Mapping[str, Any], facts: FamilyFacts) -> Iterator[Problem]:
-    model: ModelConfig | None = topics.get("model")
-    if model and model.model_flavour and model.model_flavour not in facts.flavours:
+@as_far_as_known
+def _model(model: ModelConfig, facts: FamilyFacts) -> Iterator[Problem]:
+    if model.model_flavour and model.model_flavour not in facts.flavours:
         listed = ", ".join(facts.flavours)
         yield Problem(f"{model.model_flavour!r} is no flavour of {facts.title} (one of: {listed})", key="model_flavour")
 
 
-def _optimisation(topics: Mapping[str, Any]) -> Iterator[Problem]:
-    optimisation: OptimisationConfig | None = topics.get("optimisation")
-    if optimisation:
-        yield from optimisation_conflicts(optimisation, topics.get("precision"))
-
-
-def _flow(topics: Mapping[str, Any]) -> Iterator[Problem]:
-    flow: FlowConfig | None = topics.get("flow")
-    if flow is None:
-        return
+@as_far_as_known
+def _flow(flow: FlowConfig) -> Iterator[Problem]:
     densities = ("flow_use_uniform_schedule", "flow_use_beta_schedule", "flow_cubic_schedule_weights")
     chosen = [name for name in densities if getattr(flow, name)]
     if len(chosen) > 1:
         yield Problem(f"{' and '.join(chosen)} exclude each other", key=chosen[-1], remedy="turn one of them off")
 
 
-def _memory(topics: Mapping[str, Any]) -> Iterator[Problem]:
-    memory: MemoryConfig | None = topics.get("memory")
-    if memory is None:
-        return
-    precision: PrecisionConfig | None = topics.get("precision")
-    yield from _offload(memory, topics.get("model"), precision)
+@as_far_as_known
+def _kernel(memory: MemoryConfig) -> Iterator[Problem]:
     kernel = KERNELS.get(memory.attention_mechanism)
     if kernel and not kernel.installed:
         yield Problem(
@@ -143,7 +137,12 @@ def _memory(topics: Mapping[str, Any]) -> Iterator[Problem]:
             key="attention_mechanism",
             remedy=f"install it, or use {DIFFUSERS}",
         )
-    if kernel and kernel.bf16 and precision and precision.mixed_precision == "no":
+
+
+@as_far_as_known
+def _kernel_format(memory: MemoryConfig, precision: PrecisionConfig) -> Iterator[Problem]:
+    kernel = KERNELS.get(memory.attention_mechanism)
+    if kernel and kernel.bf16 and precision.mixed_precision == "no":
         yield Problem(
             f"{memory.attention_mechanism} takes no float32, which mixed_precision no asks for",
             key="attention_mechanism",
@@ -151,15 +150,9 @@ def _memory(topics: Mapping[str, Any]) -> Iterator[Problem]:
         )
 
 
-def _launch(topics: Mapping[str, Any]) -> Iterator[Problem]:
-    launch: LaunchConfig | None = topics.get("launch")
-    if launch:
-        yield from launch_problems(launch, topics.get("optimisation"))
-
-
-def _evaluation(topics: Mapping[str, Any]) -> Iterator[Problem]:
-    evaluation: EvaluationConfig | None = topics.get("evaluation")
-    if evaluation is None or evaluation.evaluation_type == "none":
+@as_far_as_known
+def _evaluation(evaluation: EvaluationConfig) -> Iterator[Problem]:
+    if evaluation.evaluation_type == "none":
         return
     key, named = "pretrained_evaluation_model_name_or_path", evaluation.pretrained_evaluation_model_name_or_path
     remedy = "give the folder of a CLIP model in transformers' format, or leave it out"
@@ -170,23 +163,30 @@ def _evaluation(topics: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem(f"{named} is neither a folder nor a repository named owner/name", key=key, remedy=remedy)
 
 
-def _offload(memory: MemoryConfig, model: ModelConfig | None, precision: PrecisionConfig | None) -> Iterator[Problem]:
-    if not memory.enable_group_offload:
-        return
-    if memory.enable_model_cpu_offload:
+@as_far_as_known
+def _two_offloads(memory: MemoryConfig) -> Iterator[Problem]:
+    if memory.enable_group_offload and memory.enable_model_cpu_offload:
         yield Problem(
             "enable_group_offload and enable_model_cpu_offload both move the denoiser and exclude each other",
             key="enable_model_cpu_offload",
             remedy="turn one of them off",
         )
-    if model and model.model_type == "full":
+
+
+@as_far_as_known
+def _offload(memory: MemoryConfig, model: ModelConfig) -> Iterator[Problem]:
+    if memory.enable_group_offload and model.model_type == "full":
         yield Problem(
             "weights that train stay on the device, and model_type full trains them all",
             key="enable_group_offload",
             remedy="turn it off, or train with model_type lora",
         )
-    stored = precision.base_model_precision if precision else "no_change"
-    if stored != "no_change" and model and not model.i_know_what_i_am_doing:
+
+
+@as_far_as_known
+def _stored_offload(memory: MemoryConfig, model: ModelConfig, precision: PrecisionConfig) -> Iterator[Problem]:
+    stored = precision.base_model_precision
+    if memory.enable_group_offload and stored != "no_change" and not model.i_know_what_i_am_doing:
         yield Problem(
             f"moving blocks that are stored as {stored} is not proven",
             key="enable_group_offload",

@@ -8,6 +8,7 @@ from typing import Any
 from tuner.config.launch import LaunchConfig
 from tuner.config.memory import MemoryConfig
 from tuner.config.model import ModelConfig
+from tuner.config.partial import as_far_as_known
 from tuner.config.precision import PrecisionConfig
 from tuner.config.validation import ValidationConfig
 from tuner.errors import Problem
@@ -31,27 +32,35 @@ def picture_backend(launch: LaunchConfig, validation: ValidationConfig) -> str |
 
 def compiling_problems(topics: Mapping[str, Any], facts: FamilyFacts) -> Iterator[Problem]:
     """Check whether the family's blocks, as they are stored and moved, can be compiled."""
-    launch: LaunchConfig | None = topics.get("launch")
-    validation: ValidationConfig | None = topics.get("validation")
-    wanted = {
-        "dynamo_backend": launch is not None and launch.dynamo_backend != OFF,
-        "validation_torch_compile": validation is not None and validation.validation_torch_compile,
-    }
-    for key in (key for key, compiles in wanted.items() if compiles):
-        if facts.uncompilable:
-            yield Problem(f"{facts.title} cannot be compiled: {facts.uncompilable}", key=key, remedy="turn it off")
-        else:
-            yield from _unproven(key, topics)
+    yield from _of_training(topics, facts)
+    yield from _of_pictures(topics, facts)
 
 
-def _unproven(key: str, topics: Mapping[str, Any]) -> Iterator[Problem]:
-    model: ModelConfig | None = topics.get("model")
-    memory: MemoryConfig | None = topics.get("memory")
-    precision: PrecisionConfig | None = topics.get("precision")
-    if model and model.i_know_what_i_am_doing:
+@as_far_as_known
+def _of_training(topics: Mapping[str, Any], facts: FamilyFacts) -> Iterator[Problem]:
+    launch: LaunchConfig = topics["launch"]
+    if launch.dynamo_backend != OFF:
+        yield from _blocks("dynamo_backend", topics, facts)
+
+
+@as_far_as_known
+def _of_pictures(topics: Mapping[str, Any], facts: FamilyFacts) -> Iterator[Problem]:
+    validation: ValidationConfig = topics["validation"]
+    if validation.validation_torch_compile:
+        yield from _blocks("validation_torch_compile", topics, facts)
+
+
+def _blocks(key: str, topics: Mapping[str, Any], facts: FamilyFacts) -> Iterator[Problem]:
+    model: ModelConfig = topics["model"]
+    memory: MemoryConfig = topics["memory"]
+    precision: PrecisionConfig = topics["precision"]
+    if facts.uncompilable:
+        yield Problem(f"{facts.title} cannot be compiled: {facts.uncompilable}", key=key, remedy="turn it off")
         return
-    if memory and memory.enable_group_offload:
+    if model.i_know_what_i_am_doing:
+        return
+    if memory.enable_group_offload:
         yield Problem("compiling blocks that enable_group_offload moves is not proven", key=key, remedy=UNPROVEN)
-    stored = precision.base_model_precision if precision else "no_change"
+    stored = precision.base_model_precision
     if stored != "no_change":
         yield Problem(f"compiling blocks that are stored as {stored} is not proven", key=key, remedy=UNPROVEN)

@@ -14,6 +14,7 @@ from tuner.config.caching import CachingConfig
 from tuner.config.data import DataConfig
 from tuner.config.datasets import DatasetConfig, MaskConfig, TextCacheConfig
 from tuner.config.keys import describe_errors, unknown_key
+from tuner.config.partial import UnknownSettingError
 from tuner.config.settings import field_extra
 from tuner.errors import Problem
 
@@ -33,6 +34,9 @@ INHERITED = (
     "vae_cache_disable",
 )
 """Keys that a data set takes from the configuration unless it has them itself."""
+
+_REFUSED = object()
+"""Stands for such a key where the configuration's value was refused: an entry that takes it over cannot be judged."""
 
 
 @dataclass
@@ -62,7 +66,7 @@ def parse_dataset_file(
         return DatasetFile(problems=[problem])
     result = DatasetFile()
     caches: list[TextCacheConfig] = []
-    inherited = {key: getattr(defaults, key, getattr(caching, key, None)) for key in INHERITED}
+    inherited = {key: _inherited(key, defaults, caching) for key in INHERITED}
     for number, raw in enumerate(content):
         label = f"entry {number + 1} ({raw.get('id', raw.get('--id', 'no id'))})"
         parsed, problems = _parse_entry(raw, origin, label, inherited)
@@ -80,6 +84,13 @@ def parse_dataset_file(
     return result
 
 
+def _inherited(key: str, *topics: DataConfig | CachingConfig | None) -> Any:
+    try:
+        return next((getattr(topic, key) for topic in topics if topic and key in type(topic).model_fields), None)
+    except UnknownSettingError:
+        return _REFUSED
+
+
 def _kind_of(content: Any) -> str:
     if isinstance(content, list):
         odd = next(entry for entry in content if not isinstance(entry, dict))
@@ -95,6 +106,8 @@ def _parse_entry(
     entry, problems = _canonical(raw, model, origin, label)
     if model is DatasetConfig:
         entry = {**{key: value for key, value in inherited.items() if value is not None}, **entry}
+        if _REFUSED in entry.values():
+            return None, problems
     try:
         return model.model_validate(entry), problems
     except ValidationError as error:

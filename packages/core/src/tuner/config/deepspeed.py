@@ -12,6 +12,7 @@ from typing import Any
 from tuner.config.launch import LaunchConfig
 from tuner.config.model import ModelConfig
 from tuner.config.optimisation import OptimisationConfig
+from tuner.config.partial import as_far_as_known
 from tuner.config.precision import PrecisionConfig
 from tuner.config.validation import ValidationConfig
 from tuner.errors import Problem
@@ -26,17 +27,21 @@ def deepspeed_problems(content: object, origin: str, topics: Mapping[str, Any]) 
     Args:
         content: What the file, text or object holds.
         origin: Where it is, for messages.
-        topics: The run's settings by topic; those that failed on their own are absent.
+        topics: The run's settings by topic.
     """
     if not isinstance(content, dict):
         yield Problem(f"must be an object of DeepSpeed's settings, not {type(content).__name__}", origin)
         return
-    yield from _zero(content, origin, topics.get("validation"))
-    yield from _sizes(content, origin, topics.get("optimisation"), topics.get("launch"))
-    yield from _updates(content, origin, topics.get("optimisation"))
-    yield from _formats(content, origin, topics.get("precision"))
-    model: ModelConfig | None = topics.get("model")
-    if model and model.model_type == "lora":
+    yield from _zero(content, origin, topics["validation"])
+    yield from _sizes(content, origin, topics["optimisation"], topics["launch"])
+    yield from _updates(content, origin, topics["optimisation"])
+    yield from _formats(content, origin, topics["precision"])
+    yield from _sharding(origin, topics["model"])
+
+
+@as_far_as_known
+def _sharding(origin: str, model: ModelConfig) -> Iterator[Problem]:
+    if model.model_type == "lora":
         yield Problem(
             "DeepSpeed shards weights that train, and model_type lora trains few",
             origin,
@@ -44,7 +49,8 @@ def deepspeed_problems(content: object, origin: str, topics: Mapping[str, Any]) 
         )
 
 
-def _zero(content: Mapping[str, Any], origin: str, validation: ValidationConfig | None) -> Iterator[Problem]:
+@as_far_as_known
+def _zero(content: Mapping[str, Any], origin: str, validation: ValidationConfig) -> Iterator[Problem]:
     zero = content.get("zero_optimization", {})
     if not isinstance(zero, dict):
         yield Problem(f"must be an object, not {zero!r}", origin, "zero_optimization")
@@ -53,7 +59,7 @@ def _zero(content: Mapping[str, Any], origin: str, validation: ValidationConfig 
     if isinstance(stage, bool) or stage not in (0, 1, 2, 3):
         yield Problem(f"{stage!r} is no ZeRO stage (one of: 0, 1, 2, 3)", origin, "zero_optimization.stage")
         return
-    if stage == 3 and validation and validation.validation_step_interval:
+    if stage == 3 and validation.validation_step_interval:
         yield Problem(
             "stage 3 leaves no process with all weights, which validation pictures need",
             origin,
@@ -77,31 +83,22 @@ def _offload(given: object, stage: int, least: int, origin: str, key: str) -> It
         yield Problem("device nvme needs a folder", origin, f"{key}.nvme_path", "name one on a fast local disk")
 
 
+@as_far_as_known
 def _sizes(
-    content: Mapping[str, Any], origin: str, optimisation: OptimisationConfig | None, launch: LaunchConfig | None
+    content: Mapping[str, Any], origin: str, optimisation: OptimisationConfig, launch: LaunchConfig
 ) -> Iterator[Problem]:
-    if optimisation is None:
-        return
     micro, steps = optimisation.train_batch_size, optimisation.gradient_accumulation_steps
-    settings: dict[str, tuple[str, int]] = {
-        "train_micro_batch_size_per_gpu": ("train_batch_size", micro),
-        "gradient_accumulation_steps": ("gradient_accumulation_steps", steps),
-    }
-    if launch:
-        total = micro * steps * launch.num_processes
-        settings["train_batch_size"] = (
-            "train_batch_size x gradient_accumulation_steps x num_processes", total
-        )  # fmt: skip
-    for key, (name, value) in settings.items():
-        yield from _same(content, key, value, name, origin)
+    yield from _same(content, "train_micro_batch_size_per_gpu", micro, "train_batch_size", origin)
+    yield from _same(content, "gradient_accumulation_steps", steps, "gradient_accumulation_steps", origin)
+    name, total = "train_batch_size x gradient_accumulation_steps x num_processes", micro * steps * launch.num_processes
+    yield from _same(content, "train_batch_size", total, name, origin)
 
 
-def _updates(content: Mapping[str, Any], origin: str, optimisation: OptimisationConfig | None) -> Iterator[Problem]:
+@as_far_as_known
+def _updates(content: Mapping[str, Any], origin: str, optimisation: OptimisationConfig) -> Iterator[Problem]:
     for key, setting in {"optimizer": "optimizer", "scheduler": "lr_scheduler"}.items():
         if key in content:
             yield Problem(f"{setting} says this already", origin, key, f"leave {key} out here")
-    if optimisation is None:
-        return
     limit = optimisation.max_grad_norm
     if optimisation.grad_clip_method == "value" and limit and content.get("gradient_clipping") not in (None, 0, AUTO):
         yield Problem(
@@ -114,9 +111,8 @@ def _updates(content: Mapping[str, Any], origin: str, optimisation: Optimisation
     yield from _same(content, "gradient_clipping", limit, "max_grad_norm", origin)
 
 
-def _formats(content: Mapping[str, Any], origin: str, precision: PrecisionConfig | None) -> Iterator[Problem]:
-    if precision is None:
-        return
+@as_far_as_known
+def _formats(content: Mapping[str, Any], origin: str, precision: PrecisionConfig) -> Iterator[Problem]:
     for key in ("bf16", "fp16"):
         section = content.get(key, {})
         if not isinstance(section, dict):

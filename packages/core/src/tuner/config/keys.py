@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from tuner.config.settings import HIDDEN, field_extra, is_secret
+from tuner.config.partial import partial_topic
+from tuner.config.settings import HIDDEN, Topic, field_extra, is_secret
 from tuner.config.topics import TOPICS
 from tuner.errors import Problem
 
@@ -96,7 +97,10 @@ def unknown_key(name: str, origin: str, known: Mapping[str, Any] | list[str]) ->
 
 
 def build_topics(given: Mapping[str, Given], options: type[BaseModel]) -> tuple[dict[str, Any], list[Problem]]:
-    """Validate the values topic by topic. A topic with a problem is left out of the result."""
+    """Validate the values topic by topic.
+
+    A topic with a problem is a partial one, see `tuner.config.partial`; a family's is left out of the result.
+    """
     built: dict[str, Any] = {}
     problems: list[Problem] = []
     for topic, model in {**TOPICS, "family": options}.items():
@@ -107,6 +111,8 @@ def build_topics(given: Mapping[str, Given], options: type[BaseModel]) -> tuple[
             for problem in describe_errors(error, "configuration", model):
                 origin = given[problem.key].origin if problem.key and problem.key in given else problem.file
                 problems.append(Problem(problem.message, origin, problem.key, problem.remedy))
+            if issubclass(model, Topic):
+                built[topic] = partial_topic(model, values, {str(item["loc"][0]) for item in error.errors()})
     return built, problems
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import field_validator
 
 from tuner.config.optimisation import OptimisationConfig
+from tuner.config.partial import as_far_as_known
 from tuner.config.settings import Topic, setting
 from tuner.errors import Problem
 
@@ -61,8 +62,16 @@ def _listed(devices: str | list[int]) -> list[str] | list[int]:
     return devices.split(",") if isinstance(devices, str) else devices
 
 
-def launch_problems(launch: LaunchConfig, optimisation: OptimisationConfig | None) -> Iterator[Problem]:
+def launch_problems(launch: LaunchConfig, optimisation: OptimisationConfig) -> Iterator[Problem]:
     """Check what several processes cannot do."""
+    yield from _shares(launch)
+    yield from _meeting(launch)
+    yield from _devices(launch)
+    yield from _releasing(launch, optimisation)
+
+
+@as_far_as_known
+def _shares(launch: LaunchConfig) -> Iterator[Problem]:
     count, machines = launch.num_processes, launch.num_machines
     if count % machines:
         yield Problem(
@@ -70,22 +79,34 @@ def launch_problems(launch: LaunchConfig, optimisation: OptimisationConfig | Non
             key="num_processes",
             remedy="num_processes counts those of all machines: make it a multiple of num_machines",
         )
-    if machines > 1 and launch.accelerate_config is None:
+
+
+@as_far_as_known
+def _meeting(launch: LaunchConfig) -> Iterator[Problem]:
+    if launch.num_machines > 1 and launch.accelerate_config is None:
         yield Problem(
-            f"nothing says how {machines} machines find each other",
+            f"nothing says how {launch.num_machines} machines find each other",
             key="num_machines",
             remedy="name a file in accelerate_config that gives machine_rank, main_process_ip and main_process_port",
         )
-    devices = launch.visible_devices
-    if devices is not None and len(devices.split(",")) < count // machines:
+
+
+@as_far_as_known
+def _devices(launch: LaunchConfig) -> Iterator[Problem]:
+    devices, count = launch.visible_devices, launch.num_processes // launch.num_machines
+    if devices is not None and len(devices.split(",")) < count:
         yield Problem(
-            f"{devices} are fewer devices than the {count // machines} processes of a machine need",
+            f"{devices} are fewer devices than the {count} processes of a machine need",
             key="accelerate_visible_devices",
             remedy="name more devices or lower num_processes",
         )
-    if count > 1 and optimisation is not None and optimisation.releases_gradients:
+
+
+@as_far_as_known
+def _releasing(launch: LaunchConfig, optimisation: OptimisationConfig) -> Iterator[Problem]:
+    if launch.num_processes > 1 and optimisation.releases_gradients:
         yield Problem(
-            f"a gradient that is freed in the backward pass cannot be added up over {count} processes",
+            f"a gradient that is freed in the backward pass cannot be added up over {launch.num_processes} processes",
             key="optimizer_release_gradients" if optimisation.optimizer_release_gradients else "optimizer_config",
             remedy="set num_processes to 1, or keep the gradients until the step ends",
         )

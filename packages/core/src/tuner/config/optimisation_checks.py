@@ -7,35 +7,20 @@ from collections.abc import Iterator
 from tuner.config.optimisation import OptimisationConfig
 from tuner.config.optimizer_options import try_options
 from tuner.config.optimizers import OPTIMIZERS
+from tuner.config.partial import as_far_as_known
 from tuner.config.precision import PrecisionConfig
 from tuner.errors import Problem
 
 
-def optimisation_conflicts(optimisation: OptimisationConfig, precision: PrecisionConfig | None) -> Iterator[Problem]:
+def optimisation_conflicts(optimisation: OptimisationConfig, precision: PrecisionConfig) -> Iterator[Problem]:
     """Check what only several settings together can violate, and the optimizer's arguments."""
-    if (optimisation.max_train_steps > 0) == (optimisation.num_train_epochs > 0):
-        yield Problem(
-            f"max_train_steps is {optimisation.max_train_steps} and num_train_epochs is "
-            f"{optimisation.num_train_epochs}: exactly one must be above 0",
-            key="max_train_steps",
-            remedy="give the length of the run with one of them, and set the other to 0",
-        )
-    if precision and precision.mixed_precision == "no" and optimisation.optimizer == "adamw_bf16":
-        yield Problem(
-            "adamw_bf16 trains bf16 weights, but mixed_precision is no",
-            key="optimizer",
-            remedy="use optimi-adamw, or mixed_precision bf16",
-        )
-    if optimisation.lr_scheduler == "polynomial" and optimisation.lr_end >= optimisation.learning_rate:
-        end, peak = optimisation.lr_end, optimisation.learning_rate
-        yield Problem(
-            f"{end:g} is not below learning_rate ({peak:g}), from where a polynomial schedule falls to it",
-            key="lr_end",
-            remedy="make it smaller",
-        )
+    yield from _length(optimisation)
+    yield from _weights(optimisation, precision)
+    yield from _schedule(optimisation)
     yield from _optimizer(optimisation)
-    if optimisation.releases_gradients:
-        yield from _release(optimisation)
+    yield from _accumulation(optimisation)
+    yield from _clipping(optimisation)
+    yield from _together(optimisation)
 
 
 def optimisation_warnings(optimisation: OptimisationConfig, precision: PrecisionConfig) -> Iterator[str]:
@@ -58,6 +43,39 @@ def optimisation_warnings(optimisation: OptimisationConfig, precision: Precision
         )
 
 
+@as_far_as_known
+def _length(optimisation: OptimisationConfig) -> Iterator[Problem]:
+    if (optimisation.max_train_steps > 0) == (optimisation.num_train_epochs > 0):
+        yield Problem(
+            f"max_train_steps is {optimisation.max_train_steps} and num_train_epochs is "
+            f"{optimisation.num_train_epochs}: exactly one must be above 0",
+            key="max_train_steps",
+            remedy="give the length of the run with one of them, and set the other to 0",
+        )
+
+
+@as_far_as_known
+def _weights(optimisation: OptimisationConfig, precision: PrecisionConfig) -> Iterator[Problem]:
+    if precision.mixed_precision == "no" and optimisation.optimizer == "adamw_bf16":
+        yield Problem(
+            "adamw_bf16 trains bf16 weights, but mixed_precision is no",
+            key="optimizer",
+            remedy="use optimi-adamw, or mixed_precision bf16",
+        )
+
+
+@as_far_as_known
+def _schedule(optimisation: OptimisationConfig) -> Iterator[Problem]:
+    if optimisation.lr_scheduler == "polynomial" and optimisation.lr_end >= optimisation.learning_rate:
+        end, peak = optimisation.lr_end, optimisation.learning_rate
+        yield Problem(
+            f"{end:g} is not below learning_rate ({peak:g}), from where a polynomial schedule falls to it",
+            key="lr_end",
+            remedy="make it smaller",
+        )
+
+
+@as_far_as_known
 def _optimizer(optimisation: OptimisationConfig) -> Iterator[Problem]:
     spec, name = optimisation.optimizer_spec, optimisation.optimizer
     if spec.is_missing:
@@ -76,20 +94,37 @@ def _optimizer(optimisation: OptimisationConfig) -> Iterator[Problem]:
         yield Problem(str(error), key="optimizer_config" if is_named or given else "optimizer")
 
 
-def _release(optimisation: OptimisationConfig) -> Iterator[Problem]:
-    key = "optimizer_release_gradients" if optimisation.optimizer_release_gradients else "optimizer_config"
-    spec, count = optimisation.optimizer_spec, optimisation.gradient_accumulation_steps
-    if count > 1:
+@as_far_as_known
+def _accumulation(optimisation: OptimisationConfig) -> Iterator[Problem]:
+    count = optimisation.gradient_accumulation_steps
+    if count > 1 and optimisation.releases_gradients:
         yield Problem(
             f"a gradient that is freed in the backward pass cannot be added up over {count} micro-batches",
-            key=key,
+            key=_releasing(optimisation),
             remedy="set gradient_accumulation_steps to 1",
         )
+
+
+@as_far_as_known
+def _clipping(optimisation: OptimisationConfig) -> Iterator[Problem]:
+    if not optimisation.releases_gradients:
+        return
     if optimisation.grad_clip_method == "norm" and optimisation.gradient_limit:
         yield Problem(
             "the norm of all gradients is not known while single ones are stepped and freed",
-            key=key,
+            key=_releasing(optimisation),
             remedy="set grad_clip_method to value, or max_grad_norm to 0",
         )
-    if spec.steps_together and not spec.release:
+
+
+@as_far_as_known
+def _together(optimisation: OptimisationConfig) -> Iterator[Problem]:
+    spec = optimisation.optimizer_spec
+    if optimisation.releases_gradients and spec.steps_together and not spec.release:
+        key = _releasing(optimisation)
         yield Problem(f"{optimisation.optimizer} needs all gradients at once", key=key, remedy="set it to false")
+
+
+def _releasing(optimisation: OptimisationConfig) -> str:
+    """Return the setting that asks for gradients to be released."""
+    return "optimizer_release_gradients" if optimisation.optimizer_release_gradients else "optimizer_config"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from importlib import resources
@@ -67,6 +68,13 @@ def unused_name(name: str, taken: Collection[str]) -> str:
         number += 1
         numbered = f"{name}_{number}"
     return numbered
+
+
+def safe_name(name: str) -> str:
+    """Turn a name into something that every file system accepts as a file's name or part of one."""
+    cleaned = re.sub(r'[<>:"/\\|?*\x00-\x1f\x7f]', "_", name).strip(" .")
+    # File systems count bytes, and a letter may have four.
+    return cleaned.encode()[:80].decode(errors="ignore").strip(" .") or "_"
 
 
 def _entry(nickname: str, value: Any) -> LibraryPrompt:

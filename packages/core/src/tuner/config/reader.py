@@ -61,7 +61,13 @@ def read_document(path: Path) -> Document:
 def _parse_json(text: str, path: Path) -> Document:
     cleaned, warnings = _forgive(text, path)
     try:
-        return Document(json.loads(cleaned, object_pairs_hook=_unique_keys), warnings)
+        values = json.loads(cleaned, object_pairs_hook=_unique_keys)
+        json.dumps(values, ensure_ascii=False).encode()
+        return Document(values, warnings)
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])
+        message = f"holds {half}, which is half of a letter; JSON writes such letters as two escapes"
+        raise ConfigError([Problem(message, file=str(path), remedy="write the letter itself")]) from error
     except json.JSONDecodeError as error:
         lines = text.splitlines()
         shown = lines[error.lineno - 1].strip() if error.lineno <= len(lines) else "end of file"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,12 @@ from pydantic import ValidationError
 
 from tuner.config.dataset_file import DatasetFile, parse_dataset_file
 from tuner.config.deepspeed import deepspeed_problems
+from tuner.config.evaluation import EvaluationConfig
 from tuner.config.keys import Given, describe_errors
+from tuner.config.launch import LaunchConfig
 from tuner.config.lycoris import LycorisConfig
+from tuner.config.model import ModelConfig
+from tuner.config.partial import UnknownSettingError, as_far_as_known
 from tuner.config.placeholders import Expansion
 from tuner.config.prompts import LibraryPrompt, builtin_prompts, merge_libraries, parse_library
 from tuner.config.reader import read_document
@@ -77,107 +82,111 @@ def is_file(path: Path) -> bool:
 
 
 def read_references(topics: Mapping[str, Any], given: Mapping[str, Given], reading: Reading) -> dict[str, Any]:
-    """Read the files that settings point to; the result holds fields of `RunConfig`."""
+    """Read the files that settings point to; the result holds fields of `RunConfig`.
+
+    What depends on a refused setting is left out.
+    """
     parts: dict[str, Any] = {}
-    if data := topics.get("data"):
-        datasets = _read_datasets(topics, given, reading)
-        parts["datasets"] = tuple(datasets.datasets)
-        parts["eval_datasets"] = tuple(datasets.eval_datasets)
-        parts["masks"] = tuple(datasets.masks)
-        parts["text_cache"] = datasets.text_cache
-        _check_regularisation(topics, datasets, data.data_backend_config, given, reading)
-        _check_crops(topics, datasets, data.data_backend_config, reading)
-        _check_pooling(topics, datasets, reading)
-    model, adapter = topics.get("model"), topics.get("adapter")
-    if model and adapter and model.model_type == "lora" and adapter.lora_type == "lycoris":
-        parts["lycoris"] = _read_lycoris(topics, given, reading)
-    if (memory := topics.get("memory")) and memory.deepspeed_config:
-        _check_deepspeed(memory.deepspeed_config, topics, given, reading)
-    if topics.get("validation"):
-        parts |= _read_prompts(topics, given, reading)
-    if (publishing := topics.get("publishing")) and publishing.webhook_config is not None:
-        origin = given["webhook_config"].origin
-        parts["webhooks"] = read_webhooks(publishing.webhook_config, origin, reading)
+    for read in (_read_data, _read_lycoris, _check_deepspeed, _read_prompts, _read_webhooks):
+        with suppress(UnknownSettingError):
+            parts |= read(topics, given, reading)
     return parts
 
 
+def _read_data(topics: Mapping[str, Any], given: Mapping[str, Given], reading: Reading) -> dict[str, Any]:
+    datasets = _read_datasets(topics, given, reading)
+    origin = str(given["data_backend_config"].value)
+    reading.problems += [
+        *_regularisation(topics["model"], datasets, origin),
+        *_crops(topics["launch"], datasets, origin),
+        *_pooling(topics["evaluation"], datasets),
+    ]
+    return {
+        "datasets": tuple(datasets.datasets),
+        "eval_datasets": tuple(datasets.eval_datasets),
+        "masks": tuple(datasets.masks),
+        "text_cache": datasets.text_cache,
+    }
+
+
+def _read_webhooks(topics: Mapping[str, Any], given: Mapping[str, Given], reading: Reading) -> dict[str, Any]:
+    value = topics["publishing"].webhook_config
+    if value is None:
+        return {}
+    return {"webhooks": read_webhooks(value, given["webhook_config"].origin, reading)}
+
+
 def _read_datasets(topics: Mapping[str, Any], given: Mapping[str, Given], reading: Reading) -> DatasetFile:
-    data, model = topics["data"], topics.get("model")
+    data, model = topics["data"], topics["model"]
     path = reading.find(data.data_backend_config, given.get("data_backend_config"), "data_backend_config")
     if path is not None and path != data.data_backend_config:
         reading.warnings.append(f"data_backend_config {data.data_backend_config} is not there; read {path} instead")
-    names = {"model_family": model.model_family, "output_dir": str(model.output_dir)} if model else {}
+    names = {"model_family": model.model_family, "output_dir": str(model.output_dir)}
     content = reading.read(path, names) if path else None
     if content is None:
         return DatasetFile()
-    result = parse_dataset_file(content, str(path), data, topics.get("caching"))
+    result = parse_dataset_file(content, str(path), data, topics["caching"])
     reading.problems += result.problems
     return result
 
 
-def _check_regularisation(
-    topics: Mapping[str, Any], datasets: DatasetFile, file: Path, given: Mapping[str, Given], reading: Reading
-) -> None:
-    model = topics.get("model")
-    if model is None or model.model_type != "full":
-        return
+@as_far_as_known
+def _regularisation(model: ModelConfig, datasets: DatasetFile, origin: str) -> Iterator[Problem]:
     for dataset in datasets.datasets:
-        if dataset.is_regularisation_data:
-            reading.problems.append(
-                Problem(
-                    "model_type full changes the base model, so nothing is left to regularise with",
-                    str(given["data_backend_config"].value) if "data_backend_config" in given else str(file),
-                    f"{dataset.id}: is_regularisation_data",
-                    "train with model_type lora, or set is_regularisation_data to false",
-                )
+        if dataset.is_regularisation_data and model.model_type == "full":
+            yield Problem(
+                "model_type full changes the base model, so nothing is left to regularise with",
+                origin,
+                f"{dataset.id}: is_regularisation_data",
+                "train with model_type lora, or set is_regularisation_data to false",
             )
 
 
-def _check_crops(topics: Mapping[str, Any], datasets: DatasetFile, file: Path, reading: Reading) -> None:
-    launch = topics.get("launch")
-    if launch is None or launch.num_processes == 1:
-        return
+@as_far_as_known
+def _crops(launch: LaunchConfig, datasets: DatasetFile, origin: str) -> Iterator[Problem]:
     for dataset in datasets.datasets:
-        if dataset.redraws_crops:
-            reading.problems.append(
-                Problem(
-                    "processes that train together do not begin an epoch at the same moment, so none of them can "
-                    "replace the latents that they share",
-                    str(file),
-                    f"{dataset.id}: vae_cache_clear_each_epoch",
-                    "set it to false, or train with num_processes 1",
-                )
+        if dataset.redraws_crops and launch.num_processes > 1:
+            yield Problem(
+                "processes that train together do not begin an epoch at the same moment, so none of them can "
+                "replace the latents that they share",
+                origin,
+                f"{dataset.id}: vae_cache_clear_each_epoch",
+                "set it to false, or train with num_processes 1",
             )
 
 
-def _check_pooling(topics: Mapping[str, Any], datasets: DatasetFile, reading: Reading) -> None:
-    evaluation = topics.get("evaluation")
-    if evaluation and evaluation.eval_dataset_pooling and any(item.id == "pooled" for item in datasets.eval_datasets):
+@as_far_as_known
+def _pooling(evaluation: EvaluationConfig, datasets: DatasetFile) -> Iterator[Problem]:
+    if evaluation.eval_dataset_pooling and any(item.id == "pooled" for item in datasets.eval_datasets):
         message = "the loss over all evaluation data sets is reported as 'pooled', and a data set has that name"
-        reading.problems.append(Problem(message, key="eval_dataset_pooling", remedy="give the data set another id"))
+        yield Problem(message, key="eval_dataset_pooling", remedy="give the data set another id")
 
 
-def _read_lycoris(topics: Mapping[str, Any], given: Mapping[str, Given], reading: Reading) -> LycorisConfig | None:
-    found = reading.find(topics["adapter"].lycoris_config, given.get("lycoris_config"), "lycoris_config")
+def _read_lycoris(topics: Mapping[str, Any], given: Mapping[str, Given], reading: Reading) -> dict[str, Any]:
+    adapter = topics["adapter"]
+    if topics["model"].model_type != "lora" or adapter.lora_type != "lycoris":
+        return {}
+    found = reading.find(adapter.lycoris_config, given.get("lycoris_config"), "lycoris_config")
     content = reading.read(found) if found else None
     if found is None or content is None:
-        return None
+        return {}
     if not isinstance(content, dict):
         reading.problems.append(Problem(f"must be an object, not {type(content).__name__}", str(found)))
-        return None
+        return {}
     try:
         lycoris = LycorisConfig.model_validate(content)
     except ValidationError as error:
         reading.problems += describe_errors(error, str(found), LycorisConfig)
-        return None
+        return {}
     reading.problems += adapter_problems(topics, lycoris, str(found))
-    return lycoris
+    return {"lycoris": lycoris}
 
 
-def _check_deepspeed(
-    value: str | dict[str, Any], topics: Mapping[str, Any], given: Mapping[str, Given], reading: Reading
-) -> None:
+def _check_deepspeed(topics: Mapping[str, Any], given: Mapping[str, Given], reading: Reading) -> dict[str, Any]:
     """Check what DeepSpeed would be told, and refuse: without its engine the run would be another one."""
+    value = topics["memory"].deepspeed_config
+    if not value:
+        return {}
     key, content, origin = "deepspeed_config", value, given["deepspeed_config"].origin
     if isinstance(value, str) and value.lstrip().startswith("{"):
         try:
@@ -199,6 +208,7 @@ def _check_deepspeed(
             "device gradient_checkpointing and optimizer_release_gradients spare memory",
         )
     )
+    return {}
 
 
 def _read_prompts(topics: Mapping[str, Any], given: Mapping[str, Given], reading: Reading) -> dict[str, Any]:
@@ -212,8 +222,7 @@ def _read_prompts(topics: Mapping[str, Any], given: Mapping[str, Given], reading
         libraries.append(_read_library("user_prompt_library", validation.user_prompt_library, given, reading))
     entries = merge_libraries(libraries)
     strengths = {entry.nickname: entry.adapter_strength for entry in entries if entry.adapter_strength is not None}
-    model = topics.get("model")
-    if strengths and model and model.model_type == "full":
+    if strengths and topics["model"].model_type == "full":
         reading.warnings.append(
             f"adapter_strength of {len(strengths)} prompts has no effect: model_type is full, so there is no adapter"
         )
@@ -230,9 +239,12 @@ def _read_library(key: str, path: Path, given: Mapping[str, Given], reading: Rea
     except ValueError as error:
         reading.problems.append(Problem(str(error), str(found), key))
         return []
+    if not library:
+        reading.warnings.append(f"{found}: holds no prompt")
     left = sorted(entry.nickname for entry in library if "<token>" in entry.nickname + entry.prompt)
     if left:
         reading.warnings.append(
-            f"{found}: {len(left)} prompts still hold <token> (first: {left[0]!r}); put your subject's name there"
+            f"{found}: {len(left)} {'prompts still hold' if len(left) > 1 else 'prompt still holds'} <token> "
+            f"(first: {left[0]!r}); put your subject's name there"
         )
     return library

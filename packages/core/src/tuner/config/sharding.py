@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 from pydantic import field_validator
 
 from tuner.config.compiling import training_backend
+from tuner.config.partial import as_far_as_known
 from tuner.config.settings import Topic, setting
 from tuner.errors import Problem
 
@@ -63,34 +64,65 @@ class ShardingConfig(Topic):
 
 def sharding_problems(topics: Mapping[str, Any]) -> Iterator[Problem]:
     """Check whether what is shared out can be trained as the other settings say."""
-    sharding: ShardingConfig | None = topics.get("sharding")
-    if sharding is None or not sharding.fsdp_enable:
-        return
-    model, memory, launch = topics.get("model"), topics.get("memory"), topics.get("launch")
-    optimisation, scheduled = topics.get("optimisation"), topics.get("scheduled_sampling")
-    key = "fsdp_enable"
-    if model and model.model_type == "lora":
-        yield Problem(
-            "it shares out weights that train, and model_type lora trains few",
-            key=key,
-            remedy="leave it out; base_model_precision and enable_group_offload spare memory instead",
-        )
-    if memory and memory.deepspeed_config:
-        yield Problem("deepspeed_config shares the model out as well", key=key, remedy="leave one of them out")
-    if memory and memory.enable_group_offload:
-        yield Problem("enable_group_offload moves blocks that are shared out", key=key, remedy="turn one of them off")
-    if scheduled and scheduled.rolls_out:
-        yield Problem(
-            "a rollout lets one process use the model more often than another, and they gather it together",
-            key=key,
-            remedy="set scheduled_sampling_probability to 0",
-        )
-    if launch and training_backend(launch):
-        yield Problem("compiling blocks that are shared out is not served", key=key, remedy="set dynamo_backend to no")
-    sure = model and model.i_know_what_i_am_doing
-    if optimisation and optimisation.optimizer_spec.sharded is None and not sure:
-        yield Problem(
-            f"{optimisation.optimizer} is not proven to be right for weights that are shared out",
-            key=key,
-            remedy="use adamw_bf16, optimi-adamw, optimi-lion or optimi-stableadamw, or set i_know_what_i_am_doing",
-        )
+    sharding: ShardingConfig = topics["sharding"]
+    for check in (_adapter, _deepspeed, _offload, _rollouts, _compiling, _optimizer):
+        yield from check(sharding, topics)
+
+
+def _rule(check: Callable[[Mapping[str, Any]], tuple[bool, str, str]]) -> Callable[..., list[Problem]]:
+    """Make a check of a function that says whether something does not go with sharding, why not, and what helps."""
+
+    @as_far_as_known
+    def found(sharding: ShardingConfig, topics: Mapping[str, Any]) -> Iterator[Problem]:
+        if sharding.fsdp_enable:
+            violated, message, remedy = check(topics)
+            if violated:
+                yield Problem(message, key="fsdp_enable", remedy=remedy)
+
+    return found
+
+
+@_rule
+def _adapter(topics: Mapping[str, Any]) -> tuple[bool, str, str]:
+    return (
+        topics["model"].model_type == "lora",
+        "it shares out weights that train, and model_type lora trains few",
+        "leave it out; base_model_precision and enable_group_offload spare memory instead",
+    )
+
+
+@_rule
+def _deepspeed(topics: Mapping[str, Any]) -> tuple[bool, str, str]:
+    given = bool(topics["memory"].deepspeed_config)
+    return given, "deepspeed_config shares the model out as well", "leave one of them out"
+
+
+@_rule
+def _offload(topics: Mapping[str, Any]) -> tuple[bool, str, str]:
+    moves = topics["memory"].enable_group_offload
+    return moves, "enable_group_offload moves blocks that are shared out", "turn one of them off"
+
+
+@_rule
+def _rollouts(topics: Mapping[str, Any]) -> tuple[bool, str, str]:
+    return (
+        topics["scheduled_sampling"].rolls_out,
+        "a rollout lets one process use the model more often than another, and they gather it together",
+        "set scheduled_sampling_probability to 0",
+    )
+
+
+@_rule
+def _compiling(topics: Mapping[str, Any]) -> tuple[bool, str, str]:
+    compiles = training_backend(topics["launch"]) is not None
+    return compiles, "compiling blocks that are shared out is not served", "set dynamo_backend to no"
+
+
+@_rule
+def _optimizer(topics: Mapping[str, Any]) -> tuple[bool, str, str]:
+    optimisation = topics["optimisation"]
+    return (
+        optimisation.optimizer_spec.sharded is None and not topics["model"].i_know_what_i_am_doing,
+        f"{optimisation.optimizer} is not proven to be right for weights that are shared out",
+        "use adamw_bf16, optimi-adamw, optimi-lion or optimi-stableadamw, or set i_know_what_i_am_doing",
+    )

@@ -8,6 +8,7 @@ from typing import Any
 
 from tuner.config.lycoris import LycorisConfig
 from tuner.config.model import ModelConfig
+from tuner.config.partial import as_far_as_known
 from tuner.config.precision import ENCODER_KEYS, PrecisionConfig
 from tuner.errors import Problem
 from tuner.plugins import Family, create_manager
@@ -46,12 +47,11 @@ def stored_parts(precision: PrecisionConfig, model: ModelConfig, facts: FamilyFa
     )
 
 
+@as_far_as_known
 def storage_problems(topics: Mapping[str, Any], family: Family) -> Iterator[Problem]:
     """Check formats against the policy of the family and the libraries that are installed."""
-    precision: PrecisionConfig | None = topics.get("precision")
-    model: ModelConfig | None = topics.get("model")
-    if precision is None or model is None:
-        return
+    precision: PrecisionConfig = topics["precision"]
+    model: ModelConfig = topics["model"]
     stored = precision.base_model_precision
     if stored != UNQUANTISED and model.model_type == "full" and not model.i_know_what_i_am_doing:
         yield Problem(
@@ -70,10 +70,11 @@ def storage_problems(topics: Mapping[str, Any], family: Family) -> Iterator[Prob
     yield from _two_libraries(parts, policy, family.facts)
 
 
+@as_far_as_known
 def adapter_problems(topics: Mapping[str, Any], lycoris: LycorisConfig | None, file: str) -> Iterator[Problem]:
     """Check that an adapter can train on the base model as it is stored."""
-    precision: PrecisionConfig | None = topics.get("precision")
-    if lycoris is None or precision is None or precision.base_model_precision == UNQUANTISED:
+    precision: PrecisionConfig = topics["precision"]
+    if lycoris is None or precision.base_model_precision == UNQUANTISED:
         return
     if lycoris.bypass_mode is False:
         yield Problem(

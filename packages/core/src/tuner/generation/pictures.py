@@ -17,6 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 
 import tuner
 from tuner.adapters.files import placed
+from tuner.config.prompts import safe_name
 from tuner.generation.choices import Choices, choose
 from tuner.generation.model import Model, Prompt
 from tuner.generation.request import GenerateRequest
@@ -24,7 +25,6 @@ from tuner.tracking.bars import Progress, hide_library_bars
 from tuner.training.base_model import BaseIdentity
 from tuner.training.session import quick_collections
 from tuner.types import Conditioning
-from tuner.validation.pictures import safe_name
 from tuner.validation.sampling import evaluating, sample_picture
 
 METADATA_KEY = "tuner"

@@ -22,6 +22,12 @@ _DISCORD_FILES = 10
 _DISCORD_LETTERS = 2000
 """Longest text of one message."""
 
+_DISCORD_FILE = 8_000_000
+"""Bytes that a file may have everywhere; servers that somebody pays for take more."""
+
+_DISCORD_REQUEST = 24_000_000
+"""Bytes that the files of one message may have together."""
+
 
 @dataclass(frozen=True)
 class Message:
@@ -74,10 +80,40 @@ def _to_discord(text: str, pictures: list[bytes]) -> Iterator[dict[str, Any]]:
     payload = {"content": shown, "allowed_mentions": {"parse": []}}
     if not pictures:
         yield {"json": payload}
-    for start in range(0, len(pictures), _DISCORD_FILES):
-        part = pictures[start : start + _DISCORD_FILES]
-        files = {f"files[{number}]": (f"{start + number}.png", data, "image/png") for number, data in enumerate(part)}
+    for start, part in _packed([_fitting(picture) for picture in pictures]):
+        files = {
+            f"files[{number}]": (f"{start + number}.{kind}", data, f"image/{kind}")
+            for number, (kind, data) in enumerate(part)
+        }
         yield {"data": {"payload_json": json.dumps(payload if start == 0 else {"content": ""})}, "files": files}
+
+
+def _fitting(picture: bytes) -> tuple[str, bytes]:
+    """Return kind and content of a picture that Discord takes: the PNG as it is, or a JPEG, smaller if need be."""
+    if len(picture) <= _DISCORD_FILE:
+        return "png", picture
+    from PIL import Image
+
+    with Image.open(io.BytesIO(picture)) as opened:
+        shown = opened.convert("RGB")
+    while True:
+        buffer = io.BytesIO()
+        shown.save(buffer, "JPEG", quality=90)
+        if buffer.tell() <= _DISCORD_FILE:
+            return "jpeg", buffer.getvalue()
+        shown = shown.reduce(2)
+
+
+def _packed(pictures: list[tuple[str, bytes]]) -> Iterator[tuple[int, list[tuple[str, bytes]]]]:
+    """Yield (number of the first, pictures) of each message that they fit into."""
+    start, size = 0, 0
+    for number, (_, data) in enumerate(pictures):
+        if number - start == _DISCORD_FILES or size + len(data) > _DISCORD_REQUEST:
+            yield start, pictures[start:number]
+            start, size = number, 0
+        size += len(data)
+    if pictures:
+        yield start, pictures[start:]
 
 
 def _png(picture: Path | Image) -> bytes:

@@ -39,13 +39,27 @@ class Summary:
         """Show and write the paragraph, where there was an evaluation; the journal has closed its files by now."""
         if self._folder is None or event.outcome == "failed":
             return
-        text = describe_run(read_evaluations(self._folder), read_losses(self._folder), _checkpoints(self._folder))
+        text = summarize(self._folder)
         if text is None:
             return
         logger.info("%s", text)
         scratch = self._folder / f"{SUMMARY_FILE}.tmp"
-        scratch.write_text(textwrap.fill(text, 100, break_on_hyphens=False) + "\n", encoding="utf-8")
-        scratch.replace(self._folder / SUMMARY_FILE)
+        try:
+            scratch.write_text(textwrap.fill(text, 100, break_on_hyphens=False) + "\n", encoding="utf-8")
+            scratch.replace(self._folder / SUMMARY_FILE)
+        except OSError as error:  # the result is written, and that is what counts
+            logger.warning("%s was not written: %s", SUMMARY_FILE, error)
+        finally:
+            scratch.unlink(missing_ok=True)
+
+
+def summarize(folder: Path) -> str | None:
+    """Return the paragraph of the run in an output folder, None where nothing was evaluated or it cannot be read."""
+    try:
+        return describe_run(read_evaluations(folder), read_losses(folder), _checkpoints(folder))
+    except (OSError, ValueError, TypeError, KeyError) as error:  # files that somebody has changed
+        logger.warning("the evaluations cannot be summed up: %s: %s", type(error).__name__, error)
+        return None
 
 
 def _checkpoints(folder: Path) -> list[int]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tuner import hookimpl
 from tuner.config import RunConfig
+from tuner.config.prompts import safe_name
 from tuner.errors import TunerError
 from tuner.events import Evaluated, ImagesValidated, RunEnded, RunStarted, StepEnded
 from tuner.tracking.forgiving import Forgiving
@@ -35,7 +36,7 @@ def create(config: RunConfig) -> TensorBoard | None:
         )
     from torch.utils.tensorboard import SummaryWriter
 
-    return TensorBoard(SummaryWriter, config.model.output_dir / "logs" / Path(config.tracking.tracker_run_name).name)
+    return TensorBoard(SummaryWriter, config.model.output_dir / "logs" / safe_name(config.tracking.tracker_run_name))
 
 
 def is_installed() -> bool:

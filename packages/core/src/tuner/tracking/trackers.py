@@ -98,13 +98,14 @@ class Tracker:
         """Log scalars."""
         self._attempt(lambda: self._tracker.log(dict(values), step=step))
 
-    def log_pictures(self, pictures: Mapping[str, list[Any]], step: int) -> None:
-        """Log PIL pictures by name."""
-        self._attempt(lambda: self._log_pictures(pictures, step))
+    def log_pictures(self, files: Mapping[str, tuple[Path, ...]], step: int) -> None:
+        """Log pictures by name."""
+        self._attempt(lambda: self._log_pictures(files, step))
 
-    def _log_pictures(self, pictures: Mapping[str, list[Any]], step: int) -> None:
+    def _log_pictures(self, files: Mapping[str, tuple[Path, ...]], step: int) -> None:
+        pictures = {name: [_opened(file) for file in group] for name, group in files.items() if group}
         if hasattr(self._tracker, "log_images"):
-            self._tracker.log_images(dict(pictures), step=step)
+            self._tracker.log_images(pictures, step=step)
             return
         for name, group in pictures.items():  # Comet, for which accelerate knows no pictures
             for number, picture in enumerate(group):
@@ -120,6 +121,13 @@ class Tracker:
         """End the run."""
         if self._tracker is not None:
             Forgiving(f"ending the tracker {self.name}")(self._tracker.finish)
+
+
+def _opened(file: Path) -> Any:
+    from PIL import Image
+
+    with Image.open(file) as picture:
+        return picture.convert("RGB")
 
 
 class Trackers:
@@ -147,15 +155,8 @@ class Trackers:
     @hookimpl
     def images_validated(self, event: ImagesValidated) -> None:
         """Log the pictures."""
-        from PIL import Image
-
-        pictures: dict[str, list[Any]] = {}
-        for nickname, files in event.files.items():
-            for file in files:
-                with Image.open(file) as picture:
-                    pictures.setdefault(f"{event.label}/{nickname}", []).append(picture.convert("RGB"))
         for tracker in self._trackers:
-            tracker.log_pictures(pictures, event.step)
+            tracker.log_pictures({f"{event.label}/{name}": files for name, files in event.files.items()}, event.step)
 
     @hookimpl
     def evaluated(self, event: Evaluated) -> None:

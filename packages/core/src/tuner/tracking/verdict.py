@@ -59,7 +59,7 @@ def describe_run(
         sentences += [_against_base(losses), *_average(losses), *_best(losses, sorted(checkpoints))]
         sentences.append(_overfitting(losses.live, training))
     scores = _series(evaluations, "clip_score/mean")
-    if scores.live:
+    if scores.live or scores.average:
         sentences.append(_clip(scores))
     return " ".join(sentences) or None
 
@@ -141,7 +141,9 @@ def _overfitting(live: Sequence[Point], training: Sequence[Point]) -> str:
 
 
 def _clip(scores: Series) -> str:
-    step, value = scores.live[-1]
+    # Pictures may be made of the average alone.
+    step, value = (scores.live or scores.average)[-1]
+    whose = "CLIP score" if scores.live else "CLIP score of the moving average"
     if scores.base is None:
-        return f"CLIP score after step {step}: {value:.4f}."
-    return f"CLIP score: {scores.base:.4f} before, {value:.4f} after step {step} ({value - scores.base:+.4f})."
+        return f"{whose} after step {step}: {value:.4f}."
+    return f"{whose}: {scores.base:.4f} before, {value:.4f} after step {step} ({value - scores.base:+.4f})."

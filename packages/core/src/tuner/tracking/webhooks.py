@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from tuner import hookimpl
 from tuner.config import RunConfig
 from tuner.config.webhooks import Level, Webhook
-from tuner.events import CheckpointSaved, Evaluated, ImagesValidated, Previewed, RunEnded, RunStarted, StepEnded
+from tuner.events import (
+    CheckpointSaved,
+    Evaluated,
+    ImagesValidated,
+    PreparationFailed,
+    Previewed,
+    RunEnded,
+    RunStarted,
+    StepEnded,
+)
 from tuner.tracking.delivery import LAST_WAIT, Delivery
 from tuner.tracking.messages import Message
+from tuner.tracking.summary import summarize
 
 _ENDS: dict[str, tuple[Level, str]] = {
     "done": ("info", "is"),
@@ -39,16 +50,14 @@ class Webhooks:
         self._deliver = deliver
         self._deliveries: list[tuple[Webhook, Delivery]] = []
         self._last_step = 0
+        self._folder: Path | None = None
         self._tells_steps = any(webhook.wants("debug") for webhook in webhooks)
 
     @hookimpl
     def run_started(self, event: RunStarted) -> None:
         """Begin to send."""
-        _quieten(self._webhooks)
-        for number, webhook in enumerate(self._webhooks, 1):
-            label = f"webhook {number} ({webhook.webhook_type})"
-            self._deliveries.append((webhook, self._deliver(webhook, label)))
-        self._last_step = event.last_step
+        self._begin()
+        self._last_step, self._folder = event.last_step, event.output_dir
         name = event.output_dir.name
         text = f"{name}: training {event.facts.title} from step {event.first_step} to {event.last_step}"
         data = {"run": name, "first_step": event.first_step, "last_step": event.last_step, **event.origin}
@@ -106,11 +115,29 @@ class Webhooks:
     @hookimpl
     def run_ended(self, event: RunEnded) -> None:
         """Say how it ended, and wait a little for what has not been sent."""
-        level, verb = _ENDS[event.outcome]
+        at = f"at step {event.step} of {self._last_step}"
+        summary = (self._folder and event.outcome != "failed" and summarize(self._folder)) or ""
         exported = event.exported.name if event.exported else None
-        data = {"step": event.step, "last_step": self._last_step, "outcome": event.outcome, "exported": exported}
-        text = f"the run {verb} {event.outcome}, at step {event.step} of {self._last_step}"
-        self._tell("run.ended", level, text, data)
+        data = {"step": event.step, "last_step": self._last_step, "exported": exported, "summary": summary}
+        self._tell_end(event.outcome, at, event.reason or summary, {**data, "reason": event.reason})
+
+    @hookimpl
+    def preparation_failed(self, event: PreparationFailed) -> None:
+        """Say why there will be no run."""
+        self._begin()
+        name, reason = event.output_dir.name, event.reason
+        self._tell_end(event.outcome, f"before its first step ({name})", reason, {"run": name, "reason": reason})
+
+    def _begin(self) -> None:
+        _quieten(self._webhooks)
+        for number, webhook in enumerate(self._webhooks, 1):
+            label = f"webhook {number} ({webhook.webhook_type})"
+            self._deliveries.append((webhook, self._deliver(webhook, label)))
+
+    def _tell_end(self, outcome: str, at: str, more: str, data: dict[str, Any]) -> None:
+        level, verb = _ENDS[outcome]
+        text = f"the run {verb} {outcome}, {at}"
+        self._tell("run.ended", level, f"{text}: {more}" if more else text, {"outcome": outcome, **data})
         deadline = time.monotonic() + LAST_WAIT
         for _, delivery in self._deliveries:
             delivery.close(max(0.0, deadline - time.monotonic()))

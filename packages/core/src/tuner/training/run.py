@@ -19,7 +19,7 @@ from tuner.data.order import steps_per_epoch
 from tuner.data.plan import Plan
 from tuner.events import CheckpointSaved, RunEnded
 from tuner.publishing.access import open_repository
-from tuner.training.announcing import started_event
+from tuner.training.announcing import reason_of, started_event, telling_of_failure
 from tuner.training.attention import check_attention
 from tuner.training.batches import BatchSource
 from tuner.training.building import build_learner, build_schedule, build_source
@@ -83,9 +83,10 @@ def train(loaded: LoadedConfig) -> TrainResult:
     processes = join_processes()
     processes.expect(loaded.config.launch.num_processes)
     with quick_collections(), StopRequest() as stop, claimed(output_dir, processes):
-        processes.on_main(lambda: open_repository(loaded.config))
-        run = prepare_run(loaded, stop, processes)
-        processes.on_main(lambda: write_receipt(loaded, output_dir))
+        with telling_of_failure(loaded, processes):
+            processes.on_main(lambda: open_repository(loaded.config))
+            run = prepare_run(loaded, stop, processes)
+            processes.on_main(lambda: write_receipt(loaded, output_dir))
         return run.train()
 
 
@@ -208,7 +209,7 @@ class Run:
         if processes.is_main:
             origin = self._metadata(self.first)
             hook.run_started(event=started_event(self.session, self.data.plan, self.first, self.last, origin))
-        step, exported = self.first, None
+        step, exported, reason = self.first, None, ""
         outcome: Literal["done", "interrupted", "failed"] = "failed"
         try:
             with memory_explained(self.session.device, "training", self._remedies()):
@@ -219,14 +220,18 @@ class Run:
                 exported = self._export(step)
                 outcome = "done"
         except NonFiniteStepError as error:
+            reason = reason_of(error, self.session.loaded.secrets)
             raise recorded(error, self.session, self.source, self.identity) from error
         except KeyboardInterrupt:
             outcome = "interrupted"
             raise
+        except Exception as error:
+            reason = reason_of(error, self.session.loaded.secrets)
+            raise
         finally:
             self.data.latents.close()
             if processes.is_main:
-                hook.run_ended(event=RunEnded(step, outcome, exported))
+                hook.run_ended(event=RunEnded(step, outcome, exported, reason))
         return TrainResult(step, outcome == "interrupted", exported)
 
     def _remedies(self) -> list[str]:

@@ -72,6 +72,7 @@ def _basis(session: Session) -> str:
         validation.sizes(),
         validation.validation_num_inference_steps,
         validation.validation_guidance,
+        validation.validation_guidance_rescale,
         validation.validation_negative_prompt,
         session.seed if validation.validation_seed is None else validation.validation_seed,
     )

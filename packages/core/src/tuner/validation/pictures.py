@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 from tuner.config import RunConfig
 from tuner.config.checks import aligned_size
 from tuner.config.loading import LoadedConfig
-from tuner.config.prompts import unused_name
+from tuner.config.prompts import safe_name, unused_name
 from tuner.config.validation import ValidationConfig
 from tuner.errors import ConfigError, NonFiniteError, Problem
 from tuner.types import Conditioning, FamilyFacts, Role, Sampler
@@ -70,13 +69,6 @@ def picture_prompts(config: RunConfig) -> list[PicturePrompt]:
         strength = config.prompt_strengths.get(nickname, usual) if has_adapter else 1.0
         prompts.append(PicturePrompt(taken[-1], prompt, strength=strength))
     return prompts + fixed
-
-
-def safe_name(nickname: str) -> str:
-    """Turn a nickname into something that every file system accepts as part of a file name."""
-    cleaned = re.sub(r'[<>:"/\\|?*\x00-\x1f\x7f]', "_", nickname).strip(" .")
-    # File systems count bytes, and a letter may have four.
-    return cleaned.encode()[:80].decode(errors="ignore").strip(" .") or "_"
 
 
 def largest_size(config: RunConfig, facts: FamilyFacts) -> tuple[int, int]:

@@ -46,6 +46,8 @@ def examine(
     yield from captions.file_names(plan, config.datasets)
     yield from captions.placeholders(plan, config.datasets, _prompts(config))
     yield from tokens.long_captions(plan, facts, config.family, tokenizers, index, bar)
+    asked = _prompts(config) | (config.prompts if config.validation.validation_step_interval else {})
+    yield from tokens.long_prompts(asked, facts, config.family, tokenizers, index)
     yield from sizes.small_buckets(plan)
     yield from sizes.large_encoder_batches(plan, config.caching.vae_batch_size)
 

@@ -1,9 +1,10 @@
-"""Captions that are longer than a family takes, counted by its own tokenizers where they are at hand."""
+"""Captions and prompts that are longer than a family takes, counted by its tokenizers where they are at hand."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,30 @@ def long_captions(
         yield from _per_dataset(plan, facts, over)
 
 
+def long_prompts(
+    prompts: Mapping[str, str], facts: FamilyFacts, options: BaseModel, folders: Mapping[str, Path], index: FileIndex
+) -> Iterator[Finding]:
+    """Yield prompts of pictures that are cut, or longer than the family advises.
+
+    Args:
+        prompts: Setting or nickname -> prompt.
+        facts: The family's facts.
+        options: The family's own settings.
+        folders: Sub-folder -> local folder of each tokenizer that is at hand; `long_captions` tells of the others.
+        index: Remembers numbers of tokens.
+    """
+    over: dict[str, list[tuple[PromptLimit, int]]] = {}
+    for limit in prompt_limits(facts, options, folders):
+        with suppress(KeyError, ModelFolderError):
+            numbers = _remembered(folders[limit.tokenizer], limit, list(prompts.values()), index, no_bar)
+            for name, number in zip(prompts, numbers, strict=True):
+                if number > limit.tokens:
+                    over.setdefault(name, []).append((limit, number))
+    if over:
+        long = [_LongText(name, *max(found, key=_excess)) for name, found in over.items()]
+        yield _finding("long prompts", "pictures", "prompt", len(prompts), long, facts)
+
+
 def _effect(limit: PromptLimit) -> str:
     verb = "are cut" if limit.cut else "are said to lose their end"
     return f"captions {verb} beyond {limit.tokens} tokens of {limit.tokenizer}"
@@ -131,8 +156,8 @@ def _fingerprint(folder: Path, index: FileIndex) -> str:
 
 
 @dataclass(frozen=True)
-class _LongCaption:
-    """A caption that is too long: its picture, the limit that it is beyond most, and its tokens."""
+class _LongText:
+    """A text that is too long: its picture or name, the limit that it is beyond most, and its tokens."""
 
     key: str
     limit: PromptLimit
@@ -145,22 +170,25 @@ def _per_dataset(
     for total in plan.totals:
         samples = [sample for bucket in plan.buckets if bucket.dataset == total.dataset for sample in bucket.samples]
         captions = [(sample.key, text) for sample in samples for text in sample.captions]
-        long = [_LongCaption(key, *max(over[text], key=_excess)) for key, text in captions if text in over]
+        long = [_LongText(key, *max(over[text], key=_excess)) for key, text in captions if text in over]
         if not long:
             continue
-        cut = any(item.limit.cut for item in long)
-        limits = ", ".join(dict.fromkeys(f"{item.limit.tokens} tokens of {item.limit.tokenizer}" for item in long))
-        longest = max(item.tokens for item in long)
-        effect = "lose their end" if cut else f"are whole, but {facts.title} is said to follow no more"
-        yield Finding(
-            "warning",
-            "long captions",
-            total.dataset,
-            f"{len(long)} of {counted(len(captions), 'caption')} have more than {limits} and {effect}; "
-            f"the longest has {longest}",
-            "shorten them, or say what matters most first",
-            tuple(f"{item.key}: {item.tokens} tokens" for item in long),
-        )
+        yield _finding("long captions", total.dataset, "caption", len(captions), long, facts)
+
+
+def _finding(kind: str, where: str, text: str, total: int, long: Sequence[_LongText], facts: FamilyFacts) -> Finding:
+    cut = any(item.limit.cut for item in long)
+    limits = ", ".join(dict.fromkeys(f"{item.limit.tokens} tokens of {item.limit.tokenizer}" for item in long))
+    longest = max(item.tokens for item in long)
+    effect = "lose their end" if cut else f"are whole, but {facts.title} is said to follow no more"
+    return Finding(
+        "warning",
+        kind,
+        where,
+        f"{len(long)} of {counted(total, text)} have more than {limits} and {effect}; the longest has {longest}",
+        "shorten them, or say what matters most first",
+        tuple(f"{item.key}: {item.tokens} tokens" for item in long),
+    )
 
 
 def _excess(item: tuple[PromptLimit, int]) -> int:

@@ -103,7 +103,7 @@ class Gallery:
         """Show how the run ended."""
         self._worker.shutdown()
         if self._record is not None:
-            self._record.state, self._record.step = event.outcome, max(event.step, self._record.step)
+            self._record.end(event)
             self._write_page()
 
     def _draw(self, shown: Round, record: RunRecord) -> None:

@@ -8,13 +8,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tuner.events import Evaluated, RunStarted
+from tuner.events import Evaluated, RunEnded, RunStarted
 from tuner.tracking.gallery.files import read_rows
 from tuner.tracking.gallery.rounds import Round, read_rounds
 from tuner.tracking.gallery.series import columns_of, rounded, row_of
 from tuner.tracking.gallery.settings import read_settings, without_paths
 from tuner.tracking.gallery.sheet import sheet_name
 from tuner.tracking.journal import EVALUATIONS_FILE, METRICS_FILE
+from tuner.tracking.summary import summarize
 
 BASE = "base model"
 """Label of rounds and evaluations of the model as it was before the run."""
@@ -31,6 +32,8 @@ class RunRecord:
         last: Steps taken when the run is done.
         step: Steps known to be taken.
         state: "running", or how the run ended.
+        reason: Why it failed.
+        summary: What its evaluations say, once it has ended.
         rows: Metrics of the logged steps, in order.
         evaluations: (step, label) -> all that was found of these weights, in order.
         rounds: (step, label) -> pictures, in order.
@@ -43,6 +46,8 @@ class RunRecord:
     last: int
     step: int
     state: str = "running"
+    reason: str = ""
+    summary: str = ""
     rows: list[dict[str, float | None]] = field(default_factory=list)
     evaluations: dict[tuple[int, str], dict[str, Any]] = field(default_factory=dict)
     rounds: dict[tuple[int, str], Round] = field(default_factory=dict)
@@ -88,6 +93,11 @@ class RunRecord:
         self.step = max(self.step, added.step)
         self.rounds[added.key] = added
 
+    def end(self, event: RunEnded) -> None:
+        """Note how the run ended."""
+        self.state, self.reason, self.step = event.outcome, event.reason, max(event.step, self.step)
+        self.summary = summarize(self.folder) or ""
+
     def base_round(self) -> Round | None:
         """Return the base model's pictures, None where there are none."""
         return self.rounds.get((0, BASE))
@@ -102,6 +112,8 @@ class RunRecord:
             "title": self.title,
             "name": self.folder.resolve().name,
             "state": self.state,
+            "reason": self.reason,
+            "summary": self.summary,
             "step": self.step,
             "last": self.last,
             "written": now.isoformat(timespec="seconds"),

@@ -50,8 +50,13 @@ def without_paths(value: Any) -> Any:
         return PurePosixPath(value).name or value
     if re.match(r"[A-Za-z]:\\", value):
         return PureWindowsPath(value).name or value
-    value = _WINDOWS_PATH.sub(lambda match: PureWindowsPath(match[0]).name, value)
-    return _POSIX_PATH.sub(lambda match: PurePosixPath(match[0]).name, value)
+    return prose_without_paths(value)
+
+
+def prose_without_paths(text: str) -> str:
+    """Reduce the absolute paths in a sentence to their last parts, also one that it begins with."""
+    text = _WINDOWS_PATH.sub(lambda match: PureWindowsPath(match[0]).name, text)
+    return _POSIX_PATH.sub(lambda match: PurePosixPath(match[0]).name, text)
 
 
 def _text(value: Any) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from tuner.tracking.gallery.files import write_whole
+from tuner.tracking.gallery.lettering import Lettering
 from tuner.tracking.gallery.rounds import Picture, Round
 
 SHEETS = "contact_sheets"
@@ -23,6 +24,8 @@ MOST_PIXELS = 40_000_000
 
 _GAP, _MARGIN, _LINE = 8, 24, 20
 _PAPER, _INK, _FAINT = (250, 250, 248), (28, 30, 34), (105, 110, 118)
+
+_UNREADABLE = "(no font here has the letters of this prompt)"
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class _Sheet:
         self._height = max((height for tiles in sizes for _, height in tiles), default=0) + 3 * _LINE + 2 * _GAP
         square = math.sqrt(max(1, len(cells)) * self._height / max(1, self._width))
         self._columns = max(1, min(len(cells), round(square)))
-        self._font = ImageFont.load_default(13)
+        self._lettering = Lettering(13)
 
     def draw(self, folder: Path) -> Image.Image:
         """Return the sheet."""
@@ -93,18 +96,18 @@ class _Sheet:
         sheet = Image.new("RGB", (width, rows * self._height + 2 * _MARGIN + _LINE), _PAPER)
         pen = ImageDraw.Draw(sheet)
         pen.text((_MARGIN, _MARGIN - _GAP), self._title, _INK, ImageFont.load_default(18))
-        for number, cell in enumerate(self._cells):
+        for number in range(len(self._cells)):
             row, column = divmod(number, self._columns)
             corner = _MARGIN + column * (self._width + _MARGIN), _MARGIN + _LINE + _GAP + row * self._height
-            self._draw_cell(sheet, pen, cell, corner, folder)
+            self._draw_cell(sheet, pen, number, corner, folder)
         return sheet
 
     def _draw_cell(
-        self, sheet: Image.Image, pen: ImageDraw.ImageDraw, cell: _Cell, corner: tuple[int, int], folder: Path
+        self, sheet: Image.Image, pen: ImageDraw.ImageDraw, number: int, corner: tuple[int, int], folder: Path
     ) -> None:
-        left, top = corner
-        self._write(pen, (left, top), cell.nickname, self._width, _INK)
-        self._write(pen, (left, top + _LINE - 2), cell.prompt, self._width, _FAINT)
+        cell, (left, top) = self._cells[number], corner
+        self._write(pen, (left, top), cell.nickname, self._width, _INK, f"prompt {number + 1}")
+        self._write(pen, (left, top + _LINE - 2), cell.prompt, self._width, _FAINT, _UNREADABLE)
         for picture, caption in cell.tiles:
             width, height = self._fitted(picture)
             with Image.open(folder / picture.file) as opened:
@@ -118,12 +121,18 @@ class _Sheet:
         return max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
 
     def _write(
-        self, pen: ImageDraw.ImageDraw, at: tuple[int, int], text: str, room: int, color: tuple[int, int, int]
+        self,
+        pen: ImageDraw.ImageDraw,
+        at: tuple[int, int],
+        text: str,
+        room: int,
+        color: tuple[int, int, int],
+        instead: str = "",
     ) -> None:
-        """Write as much of a text as fits into a line of `room` pixels; what the font lacks becomes "?"."""
-        text = " ".join(text.encode("latin-1", "replace").decode("latin-1").split())
-        if pen.textlength(text, self._font) > room:
-            while text and pen.textlength(text + "...", self._font) > room:
+        """Write as much of a text as fits into a line of `room` pixels; `instead` where no font has its letters."""
+        text, font = self._lettering.choose(text[:500]) or (instead, self._lettering.usual)
+        if pen.textlength(text, font) > room:
+            while text and pen.textlength(text + "...", font) > room:
                 text = text[:-1]
             text += "..."
-        pen.text(at, text[:500], color, self._font)
+        pen.text(at, text, color, font)

@@ -15,6 +15,10 @@ function showHeading(record) {
   const when = new Date(record.written).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
   byId("written").textContent = record.state === "running"
     ? `when this page was written, ${when}; load it again to see more` : when;
+  for (const part of ["reason", "summary"]) {
+    byId(part).textContent = record[part];
+    byId(part).hidden = !record[part];
+  }
   byId("progress").value = record.last ? record.step / record.last : 0;
   byId("tiles").replaceChildren(...tiles(record).map(([name, value, note]) => element("div", {},
     element("dt", {}, name), element("dd", {}, value, note ? element("small", {}, note) : ""))));

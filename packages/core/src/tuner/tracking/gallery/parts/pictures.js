@@ -124,8 +124,8 @@ class Card {
     this.text = `${nickname} ${this.prompt}`.toLowerCase();
     this.strip = element("div", { class: "strip" });
     this.slider = new StepSlider(gallery, `Step of ${nickname}`, (place) => this.moveTo(place));
-    this.node = element("article", { class: "card" }, element("h3", {}, nickname),
-      element("p", { class: "prompt", title: this.prompt }, this.prompt || "(the empty prompt)"), this.strip, this.slider.node);
+    this.node = element("article", { class: "card" }, element("h3", { dir: "auto" }, nickname),
+      element("p", { class: "prompt", dir: "auto", title: this.prompt }, this.prompt || "(the empty prompt)"), this.strip, this.slider.node);
   }
 
   moveTo(place) {
