@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from diffusers.utils.peft_utils import get_peft_kwargs
+from lycoris.modules.full import FullModule
 from lycoris.wrapper import LycorisNetwork, create_lycoris_from_weights
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
 from torch import Tensor, nn
@@ -65,7 +66,7 @@ def _load_lycoris(
         network, _ = create_lycoris_from_weights(config.get("multiplier", 1.0), None, denoiser, weights_sd=tensors)
     bypass = config.get("bypass_mode", next(denoiser.parameters()).dtype != torch.float32)
     for module in network.loras:
-        if bypass:
+        if bypass and not isinstance(module, FullModule):
             use_bypass(module)
     network.to(device).requires_grad_(False)
     network.apply_to()
