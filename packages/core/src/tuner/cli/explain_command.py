@@ -79,14 +79,18 @@ def _weights_in(path: Path) -> dict[Path, list[Path]]:
     adapters = [file for file in (path / _ADAPTER, path / "ema" / _ADAPTER) if file.is_file()]
     if adapters:
         return {file: [file] for file in adapters}
+    if not (path / "model_index.json").is_file() and (path / "pipeline" / "model_index.json").is_file():
+        return _weights_in(path / "pipeline")
     networks = [path, *sorted(path.iterdir())]
     parts = {place: sorted(place.glob("*.safetensors")) for place in networks if (place / "config.json").is_file()}
     parts = {place: files for place, files in parts.items() if files}
     parts = parts or {file: [file] for file in sorted(path.glob("*.safetensors"))}
     if not parts:
+        checkpoints = sorted(item.name for item in path.glob("checkpoint-*") if item.is_dir())
+        named = f" ({', '.join(checkpoints)})" if checkpoints else ""
         raise WeightsFileError(
             f"{path} holds no safetensors weights\n"
-            "    -> name an adapter's file, a checkpoint folder, or a folder in diffusers layout"
+            f"    -> name an adapter's file, a checkpoint folder{named}, or a folder in diffusers layout"
         )
     return parts
 
