@@ -284,6 +284,9 @@ def test_the_command_overwrites_nothing(adapted_twin, tmp_path, capsys):
     assert main(["export", str(twin.lora), str(target), "--format", "lycoris"]) == 1
     assert "never overwritten" in capsys.readouterr().err
     assert target.read_bytes() == content
+    assert main(["export", str(twin.lora), str(tmp_path / "out.ckpt"), "--format", "lycoris"]) == 1
+    assert "never written" in capsys.readouterr().err
+    assert not (tmp_path / "out.ckpt").exists()
     assert main(["explain", str(target), "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)
     assert found["weights"]["kinds"].keys() == {"LoRA (kohya's and LyCORIS' names)"}

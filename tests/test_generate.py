@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from tuner.cli.main import main
 from tuner.config.loading import load_config
@@ -232,6 +234,24 @@ def test_files_that_hold_no_prompts_are_refused(content, reason, runs, tmp_path,
     error = capsys.readouterr().err
     assert "1 problem found" in error
     assert f"prompts.json: prompts: {reason}" in error.replace("cannot be used: ", "")
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (["foo.weight"], "odd.safetensors holds no adapter of a known format; of 1 tensors the first is foo.weight"),
+        (["foo.a.lora_A.weight"], "odd.safetensors does not fit SanaTransformer2DModel"),
+        (["foo.a.lora_A.weight", "foo.a.lora_B.weight"], "odd.safetensors does not fit SanaTransformer2DModel"),
+        (["diffusion_model.a.lora_up.weight"], "a is none of the layers that Sana"),
+    ],
+)
+def test_a_file_that_fits_nothing_is_refused(names, reason, twin, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    save_file({name: torch.zeros(2, 2) for name in names}, "odd.safetensors")
+    few = ["--family", "sana", "--base", str(twin), "--prompt", "a", "--resolution", "64", "--steps", "1"]
+    assert main(["generate", "--adapter", "odd.safetensors", *few]) == 1
+    assert f"error: {reason}" in capsys.readouterr().err
 
 
 def test_what_is_not_there_is_named(runs, tmp_path, monkeypatch, capsys):

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 Format = Literal["diffusers", "lycoris", "comfyui"]
 _LYCORIS = "lycoris_"
 _PEFT = {".lora_A.weight": DOWN, ".lora_B.weight": UP}
+_PICKLED = (".pt", ".pth", ".ckpt", ".bin")
 _UNSERVED = ("use_rslora", "use_dora", "lora_bias")
 """PEFT's settings that change what a LoRA's tensors mean."""
 
@@ -67,6 +68,8 @@ def convert(source: Path, target: Path, form: Format, facts: FamilyFacts) -> Pat
         raise ExportError(
             f"{facts.title} does not say what its layers are called, so its adapters have one format only"
         )
+    if target.suffix in _PICKLED:
+        raise ExportError(f"{target} has a name for pickled weights, which are never written\n    -> .safetensors")
     adapter = read_adapter(source, facts)
     if form != "lycoris":  # the one format that says the multiplier apart
         adapter = _multiplied(adapter)
@@ -102,7 +105,10 @@ def read_adapter(path: Path, facts: FamilyFacts) -> NamedAdapter:
     elif all(name.endswith(tuple(_PEFT)) for name in tensors):
         layers = _from_peft(saved, tensors)
     else:
-        raise ExportError(f"{saved.file} is in none of the formats of diffusers, LyCORIS and ComfyUI")
+        raise ExportError(
+            f"{saved.file} is in none of the formats of diffusers, LyCORIS and ComfyUI; of {len(tensors)} tensors the "
+            f"first is {next(iter(saved.shapes), 'none')}\n    -> give a LoRA or LyCORIS file"
+        )
     for values in layers.values():
         if DOWN in values and ALPHA not in values:
             values[ALPHA] = torch.tensor(float(values[DOWN].shape[0]))

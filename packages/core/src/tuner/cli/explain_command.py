@@ -119,9 +119,16 @@ def _story(provenance: Provenance) -> Iterator[str]:
     average = " (moving average of the weights)" if provenance.weights == "ema" else ""
     yield f"step: {provenance.step}, seed {provenance.seed}{average}"
     yield f"data: fingerprint {provenance.data_fingerprint}"
-    usual = {key: field.get_default(call_default_factory=True) for _, key, field in all_settings()}
+    usual = {key: _recorded(field.get_default(call_default_factory=True)) for _, key, field in all_settings()}
     settings = provenance.settings or {}
-    changed = {key: value for key, value in settings.items() if key not in usual or value != usual[key]}
+    changed = {key: value for key, value in settings.items() if value != usual.get(key)}
     yield "settings other than their defaults:"
     for key, value in sorted(changed.items()):
         yield f"  {key}: {json.dumps(value, ensure_ascii=False)}"
+
+
+def _recorded(default: Any) -> Any:
+    """Return a default as files record it: lists instead of tuples, of paths and repositories the last part."""
+    if isinstance(default, tuple):
+        return list(default)
+    return default.rpartition("/")[2] if isinstance(default, str) else default
