@@ -1,6 +1,7 @@
 """Where exported weights come from: what their headers hold, and how `tuner explain` tells it."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,8 @@ def test_an_adapter_says_where_it_comes_from(project, twin, capsys, tmp_path):
     text = capsys.readouterr().out
     assert "base model: twin, a local folder with the fingerprint" in text
     assert "lora_rank: 4" in text
+    # Defaults are left out in whatever form a file holds them.
+    assert not [line for line in text.splitlines() if line.endswith((": []", ": null")) or "clip-vit" in line]
 
 
 def test_a_whole_pipeline_says_where_it_comes_from(project, capsys):
@@ -69,6 +72,7 @@ def test_a_whole_pipeline_says_where_it_comes_from(project, capsys):
     assert found["transformer"]["provenance"]["step"] == 1
     assert found["transformer"]["weights"]["kinds"].keys() == {"weights of a whole network"}
     assert found["vae"]["provenance"] is None
+    assert explained(capsys, "output") == explained(capsys, "output/pipeline")
     (checkpoint,) = explained(capsys, "output/checkpoint-1")
     assert checkpoint["provenance"]["weights"] == "live"
 
@@ -150,6 +154,17 @@ def test_broken_files_are_refused_with_the_reason(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert main(["explain", str(tmp_path / "empty")]) == 1
     assert "holds no safetensors weights" in capsys.readouterr().err
+    (tmp_path / "empty" / "checkpoint-5").mkdir()
+    assert main(["explain", str(tmp_path / "empty")]) == 1
+    assert "a checkpoint folder (checkpoint-5)" in capsys.readouterr().err
+
+
+def test_letters_that_the_output_cannot_hold_stop_nothing(tmp_path):
+    file = tmp_path / "猫.safetensors"
+    save_file({"a": torch.zeros(2)}, file)
+    command = [sys.executable, "-m", "tuner", "explain", str(file)]
+    done = subprocess.run(command, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=True)
+    assert rb"\u732b.safetensors" in done.stdout
 
 
 def test_explaining_imports_nothing_heavy(tmp_path):

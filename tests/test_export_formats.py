@@ -2,14 +2,18 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from diffusers.loaders import single_file_utils
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers.models.phi3.modeling_phi3 import Phi3Config, Phi3DecoderLayer
 
 from tuner.adapters import apply_saved
 from tuner.adapters.conversion import convert, read_adapter
+from tuner.adapters.differences import difference
+from tuner.adapters.lokr import upstream_name
 from tuner.adapters.names import LayerNames, templates_of
 from tuner.cli.main import main
 from tuner.errors import ExportError
@@ -154,11 +158,105 @@ def test_a_lokr_keeps_every_bit_under_original_names(name, adapted_twin, tmp_pat
 
 def test_what_a_format_cannot_hold_is_refused(fused, tmp_path):
     facts = fused.family.facts
+    odd = tmp_path / "odd.safetensors"
+    name = next(entry for entry in facts.original_layers if len(entry.layers) > 1).layers[0].format(0)
+    save_file({f"{upstream_name(name)}.{key}": torch.zeros(2, 2) for key in ("on_input", "weight")}, odd)
     with pytest.raises(ExportError, match="in one matrix"):
-        convert(fused.lokr, tmp_path / "comfy.safetensors", "comfyui", facts)
+        convert(odd, tmp_path / "comfy.safetensors", "comfyui", facts)
+    odd.unlink()
     with pytest.raises(ExportError, match="it is no LoRA"):
         convert(fused.lokr, tmp_path / "diffusers.safetensors", "diffusers", facts)
     assert not list(tmp_path.iterdir())
+
+
+def test_lokrs_of_a_fused_layer_become_what_they_add(fused, tmp_path, caplog):
+    """ComfyUI adds `diff` to the weight whose name stands before it."""
+    facts = fused.family.facts
+    names = LayerNames(facts)
+    comfy = convert(fused.lokr, tmp_path / "comfy.safetensors", "comfyui", facts)
+    assert "whose LoKrs are no LoKr" in caplog.text
+    tensors, lokr = load_file(comfy), load_file(fused.lokr)
+    assert {name.removesuffix(".diff") for name in tensors if name.endswith(".diff")} == {
+        f"diffusion_model.{names.place_of(layer).original}"
+        for layer in read_adapter(fused.lokr, facts).layers
+        if names.place_of(layer).parts > 1
+    }
+    checked = 0
+    for layer, module in layers_of(fused).items():
+        name = upstream_name(layer)
+        if f"{name}.alpha" not in lokr or names.place_of(layer).parts == 1:
+            continue
+        place = names.place_of(layer)
+        own = {key.removeprefix(f"{name}."): value for key, value in lokr.items() if key.startswith(f"{name}.")}
+        # alpha 3 and rank 2, as the adapter was made.
+        added = 3 / 2 * torch.kron(own["lokr_w1"], own["lokr_w2_a"] @ own["lokr_w2_b"])
+        whole = tensors[f"diffusion_model.{place.original}.diff"]
+        assert whole.shape == (place.parts * module.weight.shape[0], module.weight.shape[1])
+        assert torch.equal(whole.chunk(place.parts)[place.part], added)
+        checked += 1
+    assert checked >= 6
+    wanted = velocity(fused, fused.lokr)
+    back = convert(comfy, tmp_path / "back.safetensors", "lycoris", facts)
+    torch.testing.assert_close(velocity(fused, back), wanted, rtol=1e-4, atol=1e-5)
+    again = convert(back, tmp_path / "again.safetensors", "comfyui", facts)
+    assert {name: value.tolist() for name, value in load_file(again).items()} == {
+        name: value.tolist() for name, value in tensors.items()
+    }
+
+
+def test_parts_without_an_adapter_stay_without_one(fused, tmp_path):
+    facts = fused.family.facts
+    entry = next(entry for entry in facts.original_layers if len(entry.layers) > 1)
+    layers = [layer.format(0) for layer in entry.layers]
+    w1, w2 = normal_tensor((2, 2), 0, "w1"), normal_tensor((4, 8), 0, "w2")
+    lokr = {f"{upstream_name(layers[1])}.{key}": value for key, value in {"lokr_w1": w1, "lokr_w2": w2}.items()}
+    save_file(lokr, tmp_path / "one.safetensors")
+    comfy = convert(tmp_path / "one.safetensors", tmp_path / "comfy.safetensors", "comfyui", facts)
+    (whole,) = load_file(comfy).values()
+    rows = whole.chunk(len(layers))
+    assert torch.equal(rows[1], torch.kron(w1, w2))
+    assert not any(part.any() for number, part in enumerate(rows) if number != 1)
+    found = read_adapter(comfy, facts).layers
+    assert list(found) == [layers[1]]
+    assert torch.equal(found[layers[1]]["diff"], rows[1])
+
+
+@pytest.mark.parametrize("low_rank", [True, False])
+def test_a_multiplier_beside_the_tensors_goes_into_them(low_rank, adapted_twin, tmp_path):
+    """ComfyUI reads no settings, so a LoKr that acts at half its strength must hold half of it."""
+    twin = adapted_twin("hidream")
+    facts, layer = twin.family.facts, "double_stream_blocks.0.block.attn1.to_q"
+    second = {"lokr_w2_a": (16, 2), "lokr_w2_b": (2, 16)} if low_rank else {"lokr_w2": (16, 16)}
+    values = {key: normal_tensor(shape, 0, key) for key, shape in {"lokr_w1": (4, 4), "alpha": (), **second}.items()}
+    lokr = {f"{upstream_name(layer)}.{key}": value for key, value in values.items()}
+    save_file(lokr, tmp_path / "half.safetensors", {"lycoris_config": json.dumps({"algo": "lokr", "multiplier": 0.5})})
+    comfy = convert(tmp_path / "half.safetensors", tmp_path / "comfy.safetensors", "comfyui", facts)
+    (found,) = read_adapter(comfy, facts).layers.values()
+    torch.testing.assert_close(difference(found), 0.5 * difference(values))
+    assert json.loads(read_header(comfy).metadata["lycoris_config"])["multiplier"] == 1.0
+    wanted = velocity(twin, tmp_path / "half.safetensors")
+    back = convert(comfy, tmp_path / "back.safetensors", "lycoris", facts)
+    torch.testing.assert_close(velocity(twin, back), wanted, rtol=1e-5, atol=1e-6)
+    same = convert(tmp_path / "half.safetensors", tmp_path / "same.safetensors", "lycoris", facts)
+    assert torch.equal(velocity(twin, same), wanted)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("sana", "lokr"), ("sana", "lora"), ("hidream", "lokr")])
+def test_generate_reads_what_is_exported_for_comfyui(name, kind, adapted_twin, tmp_path, monkeypatch, capsys):
+    twin = adapted_twin(name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    adapter = getattr(twin, kind)
+    comfy = convert(adapter, tmp_path / "comfy.safetensors", "comfyui", twin.family.facts)
+
+    def picture(file, *more):
+        few = ["--base", twin.folder, "--prompt", "a cat", "--resolution", 64, "--steps", 2]
+        assert main(["generate", *map(str, ["--adapter", file, *few, *more])]) == 0, capsys.readouterr().err
+        return np.asarray(Image.open(capsys.readouterr().out.strip())).astype(int)
+
+    wanted = picture(adapter)
+    assert np.abs(picture(comfy) - wanted).max() <= 2
+    assert np.abs(picture(comfy, "--strength", 0) - wanted).max() > 2
 
 
 def test_a_fused_lora_of_another_program_is_taken_apart_exactly(fused, tmp_path):
@@ -186,6 +284,9 @@ def test_the_command_overwrites_nothing(adapted_twin, tmp_path, capsys):
     assert main(["export", str(twin.lora), str(target), "--format", "lycoris"]) == 1
     assert "never overwritten" in capsys.readouterr().err
     assert target.read_bytes() == content
+    assert main(["export", str(twin.lora), str(tmp_path / "out.ckpt"), "--format", "lycoris"]) == 1
+    assert "never written" in capsys.readouterr().err
+    assert not (tmp_path / "out.ckpt").exists()
     assert main(["explain", str(target), "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)
     assert found["weights"]["kinds"].keys() == {"LoRA (kohya's and LyCORIS' names)"}

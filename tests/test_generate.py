@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from tuner.cli.main import main
 from tuner.config.loading import load_config
@@ -163,6 +165,25 @@ def test_prompts_come_from_files_too(runs, generate):
     assert names == [f"a cat_7_{SIZE}.png", f"a dog_7_{SIZE}.png"]
     names = [file.name for file in generate(*few, "--prompts", "prompts.json")]
     assert names == [f"_cat__7_{SIZE}.png", f"none_7_{SIZE}.png"]
+    # Windows' editors mark files as UTF-8, and write trailing commas no less than others do.
+    Path("marked.txt").write_text("a small cat\r\n", encoding="utf-8-sig")
+    assert [file.name for file in generate(*few, "--prompts", "marked.txt")] == [f"a small cat_7_{SIZE}.png"]
+    Path("list.json").write_text('["一只猫 🐈", "",]', encoding="utf-8-sig")
+    files = generate(*few, "--prompts", "list.json")
+    assert [file.name for file in files] == [f"一只猫 🐈_7_{SIZE}.png", f"unconditional_7_{SIZE}.png"]
+    assert json.loads(Image.open(files[0]).text["tuner"])["prompt"] == "一只猫 🐈"
+    Path("library.json").write_text(json.dumps({"cat": {"prompt": "a cat"}}))
+    assert [file.name for file in generate(*few, "--prompts", "library.json", "--prompt", "CAT")] == [
+        f"CAT_7_{SIZE}.png", f"cat_2_7_{SIZE}.png",
+    ]  # fmt: skip
+
+
+def test_a_long_prompt_of_any_letters_has_a_name_that_file_systems_take(runs, generate):
+    few = ("--adapter", runs / "lora", "--steps", 1, "--guidance", 1)
+    for prompt in ("🐈" * 200, "猫" * 200, "../../" * 30):
+        (file,) = generate(*few, "--prompt", prompt)
+        assert file.is_file()
+        assert file.parent == Path("generated")
 
 
 @pytest.mark.parametrize(
@@ -176,6 +197,15 @@ def test_prompts_come_from_files_too(runs, generate):
         (["--prompt", "a", "--sana_human_instruction", "x"], ["sana_human_instruction"]),
         (["--prompt", "a", "--family", "omnigen"], ["was trained for sana"]),
         (["--prompt", "a", "stray"], ["'stray' is no argument"]),
+        (["--base", "/tmp/none/at all"], ["--base: /tmp/none/at all is neither a folder nor a repository"]),
+        (["--seed", str(2**64), "--guidance", "nan", "--strength", "inf"],
+         ["seed: is 18446744073709551616, and seeds end at 9223372036854775807", "guidance: is nan",
+          "strength: is inf"]),
+        (["--prompts", "nowhere.json", "--resolution", "1x", "--number", "0", "--family", "omnigen", "stray"],
+         ["nowhere.json", "'1x' is no picture size", "number: is 0", "was trained for sana", "'stray' is no argument",
+          "5 problems found"]),
+        (["--prompt", "a", "--output", "/dev/null/pictures"], ["output: /dev/null is no folder"]),
+        (["--adapter", "nowhere", "--steps", "0"], ["nowhere does not exist", "steps: is 0", "no prompt is given"]),
     ],
 )  # fmt: skip
 def test_bad_requests_are_refused_before_anything_is_loaded(arguments, reasons, runs, tmp_path, monkeypatch, capsys):
@@ -185,6 +215,43 @@ def test_bad_requests_are_refused_before_anything_is_loaded(arguments, reasons, 
     for reason in reasons:
         assert reason in error
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("{", "is no valid JSON: line 1"),
+        ('["a", 1]', "1 is no text"),
+        ("3", "must be an object of nickname -> prompt, not int"),
+        ('{"a": {"prompt": "x", "adapter_strength": 0.5}}', "a: adapter_strength belongs to validation pictures"),
+        ('{"a": 1}', "'a' must be a prompt"),
+    ],
+)
+def test_files_that_hold_no_prompts_are_refused(content, reason, runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("prompts.json").write_text(content)
+    assert main(["generate", "--adapter", str(runs / "lora"), "--prompts", "prompts.json"]) == 2
+    error = capsys.readouterr().err
+    assert "1 problem found" in error
+    assert f"prompts.json: prompts: {reason}" in error.replace("cannot be used: ", "")
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (["foo.weight"], "odd.safetensors holds no adapter of a known format; of 1 tensors the first is foo.weight"),
+        (["foo.a.lora_A.weight"], "odd.safetensors does not fit SanaTransformer2DModel"),
+        (["foo.a.lora_A.weight", "foo.a.lora_B.weight"], "odd.safetensors does not fit SanaTransformer2DModel"),
+        (["diffusion_model.a.lora_up.weight"], "a is none of the layers that Sana"),
+    ],
+)
+def test_a_file_that_fits_nothing_is_refused(names, reason, twin, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    save_file({name: torch.zeros(2, 2) for name in names}, "odd.safetensors")
+    few = ["--family", "sana", "--base", str(twin), "--prompt", "a", "--resolution", "64", "--steps", "1"]
+    assert main(["generate", "--adapter", "odd.safetensors", *few]) == 1
+    assert f"error: {reason}" in capsys.readouterr().err
 
 
 def test_what_is_not_there_is_named(runs, tmp_path, monkeypatch, capsys):
@@ -209,3 +276,7 @@ def test_a_moved_adapter_asks_for_its_base_and_another_base_is_noticed(runs, gen
     assert "was trained on" not in capsys.readouterr().err
     assert main(["generate", *map(str, few), "--base", str(runs / "full/pipeline")]) == 0
     assert "this base model is another one" in capsys.readouterr().err
+    receipt = Path("settings_receipt.json")
+    receipt.write_text(json.dumps([{"key": "pretrained_model_name_or_path", "value": "/moved/away"}]))
+    assert main(["generate", *map(str, few)]) == 1
+    assert "was trained on the local model /moved/away, which is not there any more" in capsys.readouterr().err

@@ -69,6 +69,9 @@ def test_every_family_and_kind_has_valid_front_matter_and_code(story, family, ki
     assert (repository in code) if repository else "someone" not in code
     assert "manual_seed(7)" in code
     assert told.facts.usage.pipeline in code
+    assert ("`tuner export pytorch_lora_weights.safetensors NAME.safetensors --format comfyui`" in text) == (
+        kind != "full"
+    )
 
 
 @pytest.mark.parametrize(

@@ -234,6 +234,64 @@ def test_an_upload_that_fails_is_logged_and_the_next_one_is_tried(hub, load, cap
     assert not list(run.folder.glob(".upload-*"))
 
 
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_hub_that_has_too_much_to_do_gets_the_upload_again(hub, load, caplog, monkeypatch, status):
+    monkeypatch.setattr(uploads, "PAUSES", (0.0, 0.0))
+    loaded = load()
+    open_repository(loaded.config)
+    commits = []
+
+    def fault(method, path):
+        if path.endswith("/commit/main"):
+            commits.append(path)
+            return status if len(commits) < 3 else None
+        return None
+
+    hub.fault = fault
+    run = Staged(loaded)
+    run.end(b"late")
+    assert len(commits) == 3
+    assert caplog.text.count("it is sent again in 0 seconds") == 2
+    assert "was not uploaded" not in caplog.text
+    assert hub.repositories[REPOSITORY].files[WEIGHTS] == b"late"
+    commits.clear()
+    hub.fault = lambda method, path: commits.append(path) or status if path.endswith("/commit/main") else None
+    Staged(load()).end(b"never")
+    assert len(commits) == 3
+    assert f"the result of 9 steps was not uploaded to {REPOSITORY}: HfHubHTTPError" in caplog.text
+    assert not list(run.folder.glob(".upload-*"))
+
+
+def test_somebody_who_leaves_does_not_wait_for_another_attempt(hub, load, caplog, monkeypatch):
+    monkeypatch.setattr(uploads, "PAUSES", (600.0,))
+    loaded = load()
+    open_repository(loaded.config)
+    failed = threading.Event()
+    hub.fault = lambda method, path: failed.set() or 500 if path.endswith("/commit/main") else None
+    run = Staged(loaded)
+    monkeypatch.setattr(Uploader, "wait", lambda self, leaves: failed.wait() and self.leave())
+    run.end()
+    thread = run.extension._uploader._thread
+    with run.extension._uploader._changed:
+        run.extension._uploader._changed.wait_for(lambda: run.extension._uploader._current is None)
+    assert thread.is_alive()  # it waits for work, not for the hub
+    assert "the result of 9 steps was not uploaded to someone/mine: it was left" in caplog.text
+
+
+def test_a_card_that_cannot_be_read_now_is_not_taken_for_none(hub, load, caplog, monkeypatch):
+    """A hub that fails while it is asked for README.md says nothing of what somebody wrote there."""
+    monkeypatch.setattr(uploads, "PAUSES", (0.0,))
+    hub.repositories[REPOSITORY] = Repository({"README.md": b"# theirs"}, ["first"])
+    hub.fault = lambda method, path: 503 if path.endswith("/resolve/main/README.md") else None
+    Staged(load()).end()
+    assert hub.repositories[REPOSITORY].files == {"README.md": b"# theirs"}
+    assert "it is sent again" in caplog.text
+    hub.fault = lambda method, path: None
+    Staged(load()).end()
+    assert hub.repositories[REPOSITORY].files["README.md"] == b"# theirs"
+    assert WEIGHTS in hub.repositories[REPOSITORY].files
+
+
 def test_a_disk_without_room_for_the_copy_stops_nothing(hub, load, caplog, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from diffusers.utils.peft_utils import get_peft_kwargs
+from lycoris.modules.full import FullModule
 from lycoris.wrapper import LycorisNetwork, create_lycoris_from_weights
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
 from torch import Tensor, nn
@@ -40,6 +41,11 @@ def apply_saved(path: Path, denoiser: nn.Module, device: torch.device | None = N
         ExportError: The file is missing or damaged, or some of its tensors fit no layer of this denoiser.
     """
     saved = open_saved(path)
+    if saved.lora_type is None:
+        raise ExportError(
+            f"{saved.file} holds no adapter of a known format; of {len(saved.shapes)} tensors the first is "
+            f"{next(iter(saved.shapes), 'none')}\n    -> give a LoRA or LyCORIS file"
+        )
     tensors = saved.tensors()
     if saved.lora_type == "lycoris":
         settings = saved.settings()
@@ -65,7 +71,7 @@ def _load_lycoris(
         network, _ = create_lycoris_from_weights(config.get("multiplier", 1.0), None, denoiser, weights_sd=tensors)
     bypass = config.get("bypass_mode", next(denoiser.parameters()).dtype != torch.float32)
     for module in network.loras:
-        if bypass:
+        if bypass and not isinstance(module, FullModule):
             use_bypass(module)
     network.to(device).requires_grad_(False)
     network.apply_to()
@@ -81,12 +87,14 @@ def _load_standard(saved: SavedAdapter, tensors: dict[str, Tensor], denoiser: nn
         else:
             own = {name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items()}
             _inject(own, saved.settings(), denoiser)
-    except (RuntimeError, ValueError) as error:  # what the libraries raise for layers of other sizes or names
+    except (RuntimeError, ValueError, LookupError) as error:  # the libraries', for layers of other sizes or names
         raise ExportError(
             f"{file} does not fit {type(denoiser).__name__}: {error}; use the model family and flavour that the "
             "adapter was trained on"
         ) from error
     denoiser.requires_grad_(False).train(denoiser.training)
+    if not hasattr(denoiser, "peft_config"):  # diffusers found nothing to load
+        return set()
     return {f"{prefix}.{name}" for name in get_peft_model_state_dict(denoiser, adapter_name=_ADAPTER)}
 
 

@@ -17,6 +17,9 @@ from tuner.adapters.lycoris import METADATA_KEY as LYCORIS_KEY
 from tuner.adapters.standard import METADATA_KEY as LORA_KEY
 from tuner.errors import ExportError
 
+ORIGINAL_PREFIX = "diffusion_model."
+"""What ComfyUI puts before the original checkpoint's names."""
+
 
 @dataclass(frozen=True)
 class SavedAdapter:
@@ -38,6 +41,11 @@ class SavedAdapter:
         if LYCORIS_KEY in self.metadata or any(name.startswith("lycoris_") for name in self.shapes):
             return "lycoris"
         return "standard" if any(".lora_A." in name for name in self.shapes) else None
+
+    @property
+    def has_original_names(self) -> bool:
+        """Whether layers have the names of the original checkpoint, as in ComfyUI's files."""
+        return bool(self.shapes) and all(name.startswith(ORIGINAL_PREFIX) for name in self.shapes)
 
     @property
     def prefix(self) -> str:

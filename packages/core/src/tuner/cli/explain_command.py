@@ -79,14 +79,18 @@ def _weights_in(path: Path) -> dict[Path, list[Path]]:
     adapters = [file for file in (path / _ADAPTER, path / "ema" / _ADAPTER) if file.is_file()]
     if adapters:
         return {file: [file] for file in adapters}
+    if not (path / "model_index.json").is_file() and (path / "pipeline" / "model_index.json").is_file():
+        return _weights_in(path / "pipeline")
     networks = [path, *sorted(path.iterdir())]
     parts = {place: sorted(place.glob("*.safetensors")) for place in networks if (place / "config.json").is_file()}
     parts = {place: files for place, files in parts.items() if files}
     parts = parts or {file: [file] for file in sorted(path.glob("*.safetensors"))}
     if not parts:
+        checkpoints = sorted(item.name for item in path.glob("checkpoint-*") if item.is_dir())
+        named = f" ({', '.join(checkpoints)})" if checkpoints else ""
         raise WeightsFileError(
             f"{path} holds no safetensors weights\n"
-            "    -> name an adapter's file, a checkpoint folder, or a folder in diffusers layout"
+            f"    -> name an adapter's file, a checkpoint folder{named}, or a folder in diffusers layout"
         )
     return parts
 
@@ -115,9 +119,16 @@ def _story(provenance: Provenance) -> Iterator[str]:
     average = " (moving average of the weights)" if provenance.weights == "ema" else ""
     yield f"step: {provenance.step}, seed {provenance.seed}{average}"
     yield f"data: fingerprint {provenance.data_fingerprint}"
-    usual = {key: field.get_default(call_default_factory=True) for _, key, field in all_settings()}
+    usual = {key: _recorded(field.get_default(call_default_factory=True)) for _, key, field in all_settings()}
     settings = provenance.settings or {}
-    changed = {key: value for key, value in settings.items() if key not in usual or value != usual[key]}
+    changed = {key: value for key, value in settings.items() if value != usual.get(key)}
     yield "settings other than their defaults:"
     for key, value in sorted(changed.items()):
         yield f"  {key}: {json.dumps(value, ensure_ascii=False)}"
+
+
+def _recorded(default: Any) -> Any:
+    """Return a default as files record it: lists instead of tuples, of paths and repositories the last part."""
+    if isinstance(default, tuple):
+        return list(default)
+    return default.rpartition("/")[2] if isinstance(default, str) else default

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tuner.config.arguments import parse_settings
+from tuner.config.prompts import parse_library, unused_name
+from tuner.config.reader import read_document
 from tuner.config.validation import parse_sizes
 from tuner.errors import ConfigError, Problem
 from tuner.generation.request import GenerateRequest
@@ -26,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", help="branch, tag or commit of the hub repository")
     parser.add_argument("--prompt", action="append", default=[], help="may be given several times")
     parser.add_argument("--prompts", type=Path, metavar="FILE",
-                        help="a prompt per line, or a JSON object of nickname -> prompt")  # fmt: skip
+                        help="a prompt per line, or JSON: a prompt library, or a list of prompts")  # fmt: skip
     parser.add_argument("--negative", metavar="PROMPT", help="prompt to steer away from")
     parser.add_argument("--seed", type=int, help="seed of the first picture; each further one has the next")
     parser.add_argument("--number", type=int, default=1, help="pictures of each prompt and size (default: 1)")
@@ -54,15 +57,11 @@ def generate(options: argparse.Namespace, rest: list[str]) -> int:
     problems: list[Problem] = []
     sizes = _sizes(options, problems)
     prompts = _prompts(options, problems)
-    further = parse_settings(rest)
-    if further.config is not None:
-        problems.append(Problem(f"{further.config!r} is no argument", "command line", remedy="see `--help`"))
-    if problems:
-        raise ConfigError(problems)
+    further = _further(rest, problems)
     request = GenerateRequest(
         prompts=prompts,
         sizes=sizes,
-        options=further.overrides,
+        options=further,
         **{
             key: getattr(options, key)
             for key in (
@@ -73,9 +72,21 @@ def generate(options: argparse.Namespace, rest: list[str]) -> int:
     )
     from tuner.generation.pictures import generate as run_generation
 
-    for file in run_generation(request):
+    for file in run_generation(request, problems):
         print(file)
     return 0
+
+
+def _further(rest: list[str], problems: list[Problem]) -> dict[str, Any]:
+    """Return the family's own settings among the arguments."""
+    try:
+        further = parse_settings(rest)
+    except ConfigError as error:
+        problems += error.problems
+        return {}
+    if further.config is not None:
+        problems.append(Problem(f"{further.config!r} is no argument", "command line", remedy="see `--help`"))
+    return further.overrides
 
 
 def _sizes(options: argparse.Namespace, problems: list[Problem]) -> tuple[tuple[int, int], ...]:
@@ -97,28 +108,38 @@ def _sizes(options: argparse.Namespace, problems: list[Problem]) -> tuple[tuple[
 def _prompts(options: argparse.Namespace, problems: list[Problem]) -> dict[str, str]:
     """Return nickname -> prompt, those of the file last; equal nicknames get numbers."""
     named: dict[str, str] = {}
-
-    def add(nickname: str, prompt: str) -> None:
-        nickname, number = nickname or "unconditional", 1
-        free = nickname
-        while free in named:
-            number += 1
-            free = f"{nickname}_{number}"
-        named[free] = prompt
-
-    for prompt in options.prompt:
-        add(prompt[:_LABEL], prompt)
+    entries = [(prompt, prompt) for prompt in options.prompt]
     if options.prompts is not None:
         try:
-            text = options.prompts.read_text(encoding="utf-8")
-            content = json.loads(text) if options.prompts.suffix.lower() == ".json" else text.splitlines()
+            entries += _prompts_in(options.prompts)
         except (OSError, ValueError) as error:
-            problems.append(Problem(f"cannot be read: {error}", str(options.prompts), "prompts"))
-            return named
-        entries = content if isinstance(content, dict) else {line: line for line in content}
-        for nickname, prompt in entries.items():
-            if not isinstance(prompt, str):
-                problems.append(Problem(f"{nickname!r} is no text", str(options.prompts), "prompts"))
-            elif prompt.strip() or isinstance(content, dict):
-                add(str(nickname)[:_LABEL], prompt)
+            problems.append(Problem(f"cannot be used: {error}", str(options.prompts), "prompts"))
+        except ConfigError as error:
+            problems += (replace(problem, key="prompts") for problem in error.problems)
+    for nickname, prompt in entries:
+        named[unused_name(nickname[:_LABEL] or "unconditional", named)] = prompt
     return named
+
+
+def _prompts_in(file: Path) -> list[tuple[str, str]]:
+    """Return (nickname, prompt) of a file of prompts.
+
+    Raises:
+        ConfigError: It cannot be read or is no JSON.
+        OSError: It cannot be read.
+        ValueError: It holds something else.
+    """
+    if file.suffix.lower() != ".json":
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        return [(line, line) for line in dict.fromkeys(lines) if line.strip()]
+    content = read_document(file).values
+    if not isinstance(content, list):
+        library = parse_library(content)
+        if own := [entry.nickname for entry in library if entry.adapter_strength is not None]:
+            raise ValueError(
+                f"{', '.join(own)}: adapter_strength belongs to validation pictures; leave it out and give --strength"
+            )
+        return [(entry.nickname, entry.prompt) for entry in library]
+    if odd := [entry for entry in content if not isinstance(entry, str)]:
+        raise ValueError(f"{odd[0]!r} is no text")
+    return [(prompt, prompt) for prompt in content]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from tuner.config.checks import aligned_size
+from tuner.config.dataset_file import is_folder
 from tuner.config.loading import changed_defaults
 from tuner.config.memory import MemoryConfig
 from tuner.config.model import ModelConfig
@@ -18,6 +19,7 @@ from tuner.config.precision import PrecisionConfig
 from tuner.config.storage import StoredPart, storage_problems, stored_parts
 from tuner.config.validation import ValidationConfig
 from tuner.errors import ConfigError, PluginError, Problem, TunerError
+from tuner.generation.checks import conflicts, out_of_range
 from tuner.generation.request import GenerateRequest
 from tuner.generation.trained import Trained, denoiser_provenance, find_trained
 from tuner.plugins import Family, load_family
@@ -68,13 +70,32 @@ class Choices:
     sizes: tuple[tuple[int, int], ...]
 
 
-def choose(request: GenerateRequest) -> Choices:
+def choose(request: GenerateRequest, problems: Sequence[Problem] = ()) -> Choices:
     """Fill in what a request leaves open. Reads headers and small files only.
+
+    Args:
+        request: What is asked for.
+        problems: What was found wrong with it before.
 
     Raises:
         ConfigError: Naming all that is wrong.
-        TunerError: The trained weights or the base model are not there.
+        TunerError: The trained weights or the base model are not there, and nothing else is wrong.
     """
+    found = [*problems, *out_of_range(request, problems)]
+    try:
+        choices = _choose(request)
+    except ConfigError as error:
+        raise ConfigError([*found, *error.problems]) from error
+    except TunerError as error:
+        if not found:
+            raise
+        raise ConfigError([*found, Problem(str(error))]) from error
+    if found:
+        raise ConfigError(found)
+    return choices
+
+
+def _choose(request: GenerateRequest) -> Choices:
     trained = find_trained(request.trained, request.weights) if request.trained else None
     family = _family(request, trained)
     facts = family.facts
@@ -88,7 +109,7 @@ def choose(request: GenerateRequest) -> Choices:
         mixed_precision=request.precision or _topic(PrecisionConfig, settings).mixed_precision,
         base_model_precision="no_change",
     )
-    problems = list(_conflicts(request, trained))
+    problems = list(conflicts(request, trained))
     options = _options(request, settings, family, source, problems)
     model = ModelConfig(model_family=facts.name, model_type="lora", output_dir=request.output)
     quantised = _quantised(precision, request, problems)
@@ -145,6 +166,11 @@ def _source(request: GenerateRequest, trained: Trained | None, provenance: Prove
                 f"{trained.path if trained else ''} was trained on the local model {provenance.base_model}, and "
                 "nothing beside it says where that is\n    -> give its folder with --base"
             )
+        if not is_folder(base):
+            raise TunerError(
+                f"{trained.path if trained else ''} was trained on the local model {base}, which is not there any "
+                "more\n    -> give its folder with --base"
+            )
     model = ModelConfig(
         model_family=family.facts.name,
         model_type="lora",
@@ -152,27 +178,7 @@ def _source(request: GenerateRequest, trained: Trained | None, provenance: Prove
         pretrained_model_name_or_path=base,
         revision=revision,
     )
-    return resolve_source(model, family.facts)
-
-
-def _conflicts(request: GenerateRequest, trained: Trained | None) -> Iterator[Problem]:
-    has_adapter = trained is not None and trained.adapter is not None
-    if not request.prompts:
-        yield Problem("no prompt is given", _LINE, "prompt", "give --prompt TEXT or --prompts FILE")
-    for key, value, least in (("number", request.number, 1), ("steps", request.steps, 1), ("seed", request.seed, 0)):
-        if value is not None and value < least:
-            yield Problem(f"is {value} and must be at least {least}", _LINE, key)
-    if request.guidance is not None and request.guidance < 0:
-        yield Problem(f"is {request.guidance:g} and must be at least 0", _LINE, "guidance")
-    if request.strength != 1 and not has_adapter:
-        yield Problem("there is no adapter whose strength it could be", _LINE, "strength", "leave it out")
-    if request.merge and not has_adapter:
-        yield Problem("there is no adapter to merge", _LINE, "merge", "leave it out")
-    if request.quantise != "no_change" and has_adapter and not request.merge:
-        yield Problem(
-            "quantising before merging would round the adapter's base away under it", _LINE, "quantise",
-            "add --merge, which merges first",
-        )  # fmt: skip
+    return resolve_source(model, family.facts, "--base")
 
 
 def _options(

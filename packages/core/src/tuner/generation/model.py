@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tuner.adapters import apply_saved
+from tuner.adapters.applied import Applied
+from tuner.adapters.conversion import convert
+from tuner.adapters.saved import open_saved
 from tuner.errors import TunerError
 from tuner.generation.choices import Choices
 from tuner.generation.request import GenerateRequest
@@ -22,7 +26,7 @@ from tuner.training.codec_memory import spare_codec
 from tuner.training.session import release_memory
 from tuner.training.sources import fetch_parts
 from tuner.training.storage import check_devices, store_components
-from tuner.types import ComponentRequest, Components, Conditioning, Part, Role, Sampler
+from tuner.types import ComponentRequest, Components, Conditioning, FamilyFacts, Part, Role, Sampler
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +108,7 @@ class Model:
         if trained.average is not None:
             _load_average(trained.average, denoiser)
         if trained.adapter is not None:
-            applied = apply_saved(trained.adapter, denoiser)
+            applied = _apply(trained.adapter, denoiser, self._choices.family.facts)
             logger.info("%s: all %d tensors are in use", trained.adapter, applied.tensors)
             applied.set_strength(self._request.strength)
             if self._request.merge:
@@ -127,6 +131,14 @@ class Model:
         )
         components: Components = self._hook.load_components(request=request)
         return components
+
+
+def _apply(file: Path, denoiser: nn.Module, facts: FamilyFacts) -> Applied:
+    """Apply an adapter, in ComfyUI's format too, which no library loads into a denoiser of diffusers."""
+    if not open_saved(file).has_original_names:
+        return apply_saved(file, denoiser)
+    with tempfile.TemporaryDirectory() as folder:
+        return apply_saved(convert(file, Path(folder), "lycoris", facts), denoiser)
 
 
 @torch.no_grad()

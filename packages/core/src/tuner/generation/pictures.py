@@ -6,7 +6,7 @@ import functools
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 import tuner
 from tuner.adapters.files import placed
 from tuner.config.prompts import safe_name
+from tuner.errors import Problem
 from tuner.generation.choices import Choices, choose
 from tuner.generation.model import Model, Prompt
 from tuner.generation.request import GenerateRequest
@@ -32,16 +33,20 @@ METADATA_KEY = "tuner"
 
 
 @quick_collections()
-def generate(request: GenerateRequest) -> list[Path]:
+def generate(request: GenerateRequest, problems: Sequence[Problem] = ()) -> list[Path]:
     """Make pictures as a run makes its validation pictures, and return their files.
 
     Equal requests give equal bytes on the same machine.
+
+    Args:
+        request: What is asked for.
+        problems: What was found wrong with it before; shown together with all that is found here.
 
     Raises:
         ConfigError: The request cannot be served; nothing was loaded.
         TunerError: Weights are missing or do not fit, the family refuses to sample, or a picture is not finite.
     """
-    choices = choose(request)
+    choices = choose(request, problems)
     hide_library_bars()
     device = Accelerator(mixed_precision="no").device
     model = Model(request, choices, device)

@@ -98,6 +98,18 @@ def describe(error: BaseException) -> str:
     return text.replace(token, "(hidden)") if token else text
 
 
+def may_pass(error: BaseException) -> bool:
+    """Whether what went wrong may be over soon: the hub has too much to do, fails, or cannot be reached."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    status = _status(error)
+    if status is not None:
+        return status in (408, 429) or status >= 500
+    # A download names its trouble with the connection so; the transport's own errors have no base of Python's.
+    passing = (ConnectionError, TimeoutError, LocalEntryNotFoundError)
+    return isinstance(error, passing) or type(error).__module__.startswith("httpx")
+
+
 def _account(api: HfApi) -> str:
     """Return the name of the account that the credentials belong to."""
     from huggingface_hub import get_token

@@ -107,11 +107,11 @@ def _notes(story: Story) -> Iterator[str]:
     if story.config.ema.use_ema:
         yield f"`ema/{WEIGHT_FILE}` holds the moving average of the weights; it is loaded in the same way."
         yield ""
-    names = "diffusers'" if story.kind == "lora" else "LyCORIS'"
-    yield (
-        f"ComfyUI: put `{WEIGHT_FILE}` into `models/loras` under a name of its own and add it with the node *Load "
-        f"LoRA*. The file names layers in {names} way; ComfyUI lists in its log those that it does not know."
-    )
+    if story.facts.original_layers:
+        yield (
+            f"ComfyUI: `tuner export {WEIGHT_FILE} NAME.safetensors --format comfyui` writes the adapter under the "
+            "names of the original checkpoint, which the node *Load LoRA* knows; put that file into `models/loras`."
+        )
 
 
 def _settings(story: Story) -> Mapping[str, str]:

@@ -1,4 +1,7 @@
-"""Uploads in the background: one at a time, the newest first, each a single commit. A failure is logged, no more."""
+"""Uploads in the background: one at a time, the newest first, each a single commit. A failure is logged, no more.
+
+What may pass, such as a hub that has too much to do, is waited out for a while first.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tuner.publishing.access import describe
+from tuner.publishing.access import describe, may_pass
 from tuner.publishing.card_file import CARD, is_untouched
 
 if TYPE_CHECKING:
@@ -26,6 +29,9 @@ LINE_INTERVAL = 10.0
 SLOWEST_BYTES_PER_SECOND = 100_000
 PATIENCE_SECONDS = 600.0
 """A file that takes this much longer than at the slowest rate is given up when nothing else is left to do."""
+
+PAUSES = (10.0, 60.0)
+"""Seconds before an upload that failed is made once more, and then once more again, where what went wrong may pass."""
 
 _TICK = 0.1
 
@@ -104,6 +110,7 @@ class Uploader:
         for upload in unsent:
             logger.warning("%s was not uploaded to %s: it was left", upload.title, self.repository)
             shutil.rmtree(upload.folder, ignore_errors=True)
+        self._changed.notify_all()
 
     def _state(self) -> str:
         more = f", {len(self._waiting)} more after it" if self._current and self._waiting else ""
@@ -116,7 +123,7 @@ class Uploader:
                 self._current = upload = self._waiting.pop()
                 self._note(f"{upload.title} is about to begin", 0)
             try:
-                address = self._send(upload)
+                address = self._send_patiently(upload)
                 if not self._left:
                     logger.info("uploaded %s: %s", upload.title, address)
             except Exception as error:  # the client raises its own, the transport's and the operating system's errors
@@ -129,6 +136,20 @@ class Uploader:
             with self._changed:
                 self._current, self._progress = None, ""
                 self._changed.notify_all()
+
+    def _send_patiently(self, upload: Upload) -> str:
+        for pause in PAUSES:
+            try:
+                return self._send(upload)
+            except Exception as error:  # as in `_work`
+                if self._left or not may_pass(error):
+                    raise
+                logger.warning("%s: %s; it is sent again in %g seconds", upload.title, describe(error), pause)
+                self._note(f"{upload.title} is about to be sent again", 0)
+                with self._changed:
+                    if self._changed.wait_for(lambda: self._left, timeout=pause):
+                        raise
+        return self._send(upload)
 
     def _send(self, upload: Upload) -> str:
         from huggingface_hub import CommitOperationAdd, HfApi
@@ -159,11 +180,13 @@ class Uploader:
 
     def _card_is_ours(self, api: HfApi) -> bool:
         """Whether the repository has no model card, or one as a run wrote it."""
-        from huggingface_hub.errors import EntryNotFoundError
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
         with tempfile.TemporaryDirectory() as folder:
             try:
                 card = Path(api.hf_hub_download(self.repository, CARD, cache_dir=folder))
+            except LocalEntryNotFoundError:  # the hub could not be asked, which is no answer
+                raise
             except EntryNotFoundError:
                 return True
             return is_untouched(card.read_text(encoding="utf-8", errors="replace"))

@@ -36,8 +36,13 @@ class ModelSource:
     download: bool = True
 
 
-def resolve_source(model: ModelConfig, facts: FamilyFacts) -> ModelSource:
+def resolve_source(model: ModelConfig, facts: FamilyFacts, key: str = "pretrained_model_name_or_path") -> ModelSource:
     """Say which base model a configuration means, without touching the network.
+
+    Args:
+        model: The configuration's part about it.
+        facts: Its family's facts.
+        key: What messages call the setting that names it.
 
     Raises:
         TunerError: A path that is given does not exist or is not in diffusers layout.
@@ -49,13 +54,14 @@ def resolve_source(model: ModelConfig, facts: FamilyFacts) -> ModelSource:
         path = Path(named).expanduser()
         if not (path / "model_index.json").is_file():
             raise TunerError(
-                f"pretrained_model_name_or_path: {named} holds no model_index.json, so it is no diffusers checkpoint\n"
+                f"{key}: {named} holds no model_index.json, so it is no diffusers checkpoint\n"
                 "    -> give the folder that DiffusionPipeline.save_pretrained wrote"
             )
         return ModelSource(str(path), True)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", named) or named.startswith((".", "~")):
         raise TunerError(
-            f"pretrained_model_name_or_path: {named} is neither a folder nor a repository named owner/name"
+            f"{key}: {named} is neither a folder nor a repository named owner/name\n"
+            "    -> check its spelling, or leave it out for the family's own weights"
         )
     return ModelSource(named, False, model.revision)
 
