@@ -18,7 +18,8 @@ OptimizerName = Literal[
 ]  # fmt: skip
 """The optimizers with a name, those of `OPTIMIZERS`."""
 _CLASS_PATH = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$"
-ClassPath = Annotated[str, StringConstraints(pattern=_CLASS_PATH)]
+OtherOptimizer = Annotated[str, StringConstraints(pattern=rf"{_CLASS_PATH}|^({'|'.join(ALIASES)})$")]
+"""The path of a class, or a name that stands for another one."""
 
 
 class OptimisationConfig(Topic):
@@ -48,9 +49,10 @@ class OptimisationConfig(Topic):
         needs={"lr_scheduler": ("cosine_with_restarts",)},
     )
     lr_warmup_steps: int = setting(0, "Steps over which the learning rate rises linearly from 0.", unit="steps", ge=0)
-    optimizer: OptimizerName | ClassPath = setting(
+    optimizer: OptimizerName | OtherOptimizer = setting(
         ...,
-        "Optimizer by name, or module.Class of any torch.optim.Optimizer. adamw_8bit means bnb-adamw8bit.",
+        "Optimizer by name, or module.Class of any torch.optim.Optimizer. adamw_8bit means bnb-adamw8bit; other names "
+        "that SimpleTuner has for classes of optimi, bitsandbytes and torchao are understood too.",
     )
     optimizer_config: dict[str, Any] | str | None = setting(
         None, "Arguments of the optimizer's class: an object, or key=value separated by commas."
