@@ -342,6 +342,17 @@ BROKEN_ELSEWHERE: dict[str, tuple[str, str]] = {
         """,
         "test_quantisation_policy_is_well_formed",
     ),
+    "says_two_things_of_a_number_format": (
+        """
+        from tuner.types import PartPolicy, QuantisationPolicy
+
+        @hookimpl
+        def quantisation_policy(options):
+            both = PartPolicy(("no_change", "int8-quanto"), discouraged={"int8-quanto": "too coarse for this family"})
+            return QuantisationPolicy({"denoiser": both})
+        """,
+        "test_quantisation_policy_is_well_formed",
+    ),
     "allows_a_number_format_and_protects_every_layer": (
         """
         from tuner.types import PartPolicy, QuantisationPolicy
@@ -410,6 +421,21 @@ BROKEN_ELSEWHERE: dict[str, tuple[str, str]] = {
             return replace(prediction, auxiliary={"size": size + earlier})
         """,
         "test_auxiliary_losses_ignore_the_base_models_pass",
+    ),
+    "forgets_the_scale_of_tiles": (
+        """
+        class Codec(ScaledCodec):
+            def encode(self, pixels_BCHW):
+                return super().encode(pixels_BCHW) / (self.codec.scale if self.module.use_tiling else 1)
+
+        @hookimpl
+        def load_components(request):
+            components = sound.load_components(request)
+            if components.codec is not None:
+                components.codec = Codec(components.codec)
+            return components
+        """,
+        "test_tiles_are_nearly_the_whole",
     ),
     "answers_by_how_often_it_was_asked": (
         """

@@ -13,6 +13,7 @@ from torch import nn
 from tuner.caching.conditionings import ConditioningCache
 from tuner.config.compiling import picture_backend
 from tuner.events import ImagesValidated
+from tuner.training.codec_memory import tile_side
 from tuner.training.compiling import compiled_by
 from tuner.training.loop import Learner
 from tuner.training.memory_errors import memory_explained, picture_remedies
@@ -124,7 +125,7 @@ class PictureRounds:
         assert denoiser is not None
         sampler = self._open()
         with (
-            self._explained(),
+            self._explained(sampler),
             evaluating(denoiser),
             self._compiled(denoiser),
             self._rescaled(sampler, denoiser),
@@ -197,11 +198,10 @@ class PictureRounds:
         session = self.session
         return open_previews(session.config, session.facts, session.hook, session.device, session.dtype)
 
-    def _explained(self) -> AbstractContextManager[None]:
-        width, height = largest_size(self.session.config, self.session.facts)
-        return memory_explained(
-            self.session.device, f"a validation picture of {width}x{height}", picture_remedies(self.session)
-        )
+    def _explained(self, sampler: Sampler) -> AbstractContextManager[None]:
+        width, height = size = largest_size(self.session.config, self.session.facts)
+        remedies = picture_remedies(self.session, size, tile_side(getattr(sampler.pipeline, "vae", None)))
+        return memory_explained(self.session.device, f"a validation picture of {width}x{height}", remedies)
 
     def _rescaled(self, sampler: Sampler, denoiser: nn.Module) -> AbstractContextManager[None]:
         validation = self.session.config.validation

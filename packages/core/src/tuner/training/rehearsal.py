@@ -1,8 +1,8 @@
 """The rehearsal: what is rare in a run and needs most happens once before its first step, so that it cannot fail late.
 
 It takes one forward and backward pass of the largest batch, unless the first step has one as large, one picture of the
-largest size with few sampling steps, and writes one checkpoint, which is removed. It changes nothing: no weight, no
-optimizer state, no random draw.
+largest size with few sampling steps, and writes one checkpoint, which is removed. Meanwhile as much memory is set aside
+as the optimizer's state will take. It changes nothing: no weight, no optimizer state, no random draw.
 """
 
 from __future__ import annotations
@@ -14,14 +14,18 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from tuner.data.order import Draw, epoch_at, micro_batch
 from tuner.data.plan import Bucket, Plan
+from tuner.optim.footprint import state_bytes
 from tuner.optim.release import ReleasedOptimizer
 from tuner.randomness import seeded_torch
 from tuner.training.batches import BatchSource
 from tuner.training.checkpoint import try_checkpoint
 from tuner.training.loop import Learner
-from tuner.training.memory_errors import memory_explained, step_remedies
+from tuner.training.memory_errors import memory_explained, optimizer_remedies, step_remedies
 from tuner.training.picture_rounds import PictureRounds
 from tuner.training.session import Session, release_memory
 from tuner.training.step import Learning, backward_step
@@ -65,6 +69,7 @@ class Rehearsal:
         started = time.perf_counter()
         done = ["a checkpoint"]
         bucket = largest_bucket(self.source.plan)
+        state = self._set_aside()
         if self._first_step_is_smaller(bucket):
             self._step(bucket)
             done.append(f"the largest batch ({bucket.id})")
@@ -74,6 +79,7 @@ class Rehearsal:
             done.append("a picture")
         with memory_explained(self.session.device, "a checkpoint", ()):
             processes.on_main(lambda: try_checkpoint(self.session.config.model.output_dir, self.save))
+        del state
         release_memory()
         logger.info("rehearsed %s: %.1f s", ", ".join(done), time.perf_counter() - started)
 
@@ -83,6 +89,19 @@ class Rehearsal:
         first = self.first * plan.accumulation
         batches = (micro_batch(plan, seed, first + position) for position in self.source.positions)
         return max(_pixels(batch[0].sample.geometry.size, len(batch)) for batch in batches) < _pixels_of(bucket)
+
+    def _set_aside(self) -> list[Tensor]:
+        """Take the memory of the state that the optimizer will have after its first step; none where it has it."""
+        session, learner = self.session, self.learner
+        if learner.optimizer.state:
+            return []
+        optimisation = session.config.optimisation
+        each = state_bytes(optimisation.optimizer, session.dtype, session.device, optimisation.optimizer_arguments)
+        with memory_explained(session.device, "the optimizer's state", optimizer_remedies(session)):
+            return [
+                torch.empty(int(each * weight.numel()), dtype=torch.uint8, device=weight.device)
+                for _, weight in learner.trainable.named_parameters()
+            ]
 
     def _step(self, bucket: Bucket) -> None:
         session, learner = self.session, self.learner
