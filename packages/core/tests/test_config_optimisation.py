@@ -74,7 +74,13 @@ def test_schedule_free_classes_are_refused(load, problems, project):
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("sgd", "module.Class"), ("optimi_adamw", "optimi-adamw?"), ("a..b", "Class")]
+    ("name", "hint"),
+    [
+        ("sgd", "module.Class"),
+        ("optimi_adamw", "optimi-adamw?"),
+        ("bnb-adamw8bit-pagged", "bnb-adamw8bit-paged?"),
+        ("a..b", "Class"),
+    ],
 )
 def test_an_unknown_name_is_refused(problems, name, hint):
     message = problems(optimizer=name)["optimizer"].message

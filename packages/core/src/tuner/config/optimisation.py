@@ -90,7 +90,7 @@ class OptimisationConfig(Topic):
         name = ALIASES.get(value, value) if isinstance(value, str) else str(value)
         if name in OPTIMIZERS or re.match(_CLASS_PATH, name):
             return name
-        close = difflib.get_close_matches(name, OPTIMIZERS, n=1)
+        close = difflib.get_close_matches(name, [*OPTIMIZERS, *ALIASES], n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise ValueError(f"{value!r} is not accepted: it is none of {', '.join(OPTIMIZERS)} or module.Class{hint}")
 
