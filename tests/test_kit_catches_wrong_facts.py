@@ -55,6 +55,17 @@ BROKEN: dict[str, tuple[str, str]] = {
         """,
         "test_quantisation_policy_is_well_formed",
     ),
+    "says_two_things_of_a_number_format": (
+        """
+        from tuner.types import PartPolicy, QuantisationPolicy
+
+        @hookimpl
+        def quantisation_policy(options):
+            both = PartPolicy(("no_change", "int8-quanto"), discouraged={"int8-quanto": "too coarse for this family"})
+            return QuantisationPolicy({"denoiser": both})
+        """,
+        "test_quantisation_policy_is_well_formed",
+    ),
     "allows_a_number_format_and_protects_every_layer": (
         """
         from tuner.types import PartPolicy, QuantisationPolicy

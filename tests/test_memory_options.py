@@ -95,7 +95,7 @@ def test_slicing_and_tiling_reach_the_autoencoder(project, caplog):
     session = open_session(load_config(project(vae_enable_slicing=True, vae_enable_tiling=True)))
     codec = session.load("codec").codec
     assert (codec.module.use_slicing, codec.module.use_tiling) == (True, True)
-    assert "autoencoder AutoencoderDC: slicing on, tiling on" in caplog.text
+    assert "AutoencoderDC: slicing on, tiling on for pictures of more than 512 pixels along a side" in caplog.text
 
 
 @pytest.mark.parametrize("asked", ["sageattention", "xformers", "native-math"])

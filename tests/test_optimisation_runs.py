@@ -5,11 +5,14 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
+import torch._inductor.config
 from safetensors.torch import load_file
 
 from tuner.config.loading import load_config
-from tuner.errors import CheckpointError
-from tuner.training.run import train
+from tuner.errors import CheckpointError, TunerError
+from tuner.training.interruption import StopRequest
+from tuner.training.run import prepare_run, train
 
 
 def run(config: Path) -> None:
@@ -49,6 +52,29 @@ def test_released_gradients_give_the_same_weights(project, name):
     assert ("grad_max_abs" in rows("released")[0]) == (name != "full")
 
 
+def test_released_gradients_are_never_in_memory_together(project):
+    """The most bytes of gradients, counted when one more is complete, in the first step of a full tune."""
+    peaks = {}
+    for released in (False, True):
+        config = project(model_type="full", max_grad_norm=0, optimizer_release_gradients=released)
+        run = prepare_run(load_config(config), StopRequest())
+        weights = [parameter for _, parameter in run.learner.trainable.named_parameters()]
+        found = []
+
+        def count(weight, weights=weights, found=found, released=released):
+            # Where it is released, its own has just gone.
+            own = weight.nbytes if released else 0
+            found.append(own + sum(other.grad.nbytes for other in weights if other.grad is not None))
+
+        for weight in weights:
+            weight.register_post_accumulate_grad_hook(count)
+        next(iter(run.loop(torch.Tensor.backward).run(0, 1)))
+        run.data.latents.close()
+        peaks[released] = max(found)
+    assert peaks[False] >= 0.9 * sum(weight.nbytes for weight in weights)
+    assert peaks[True] == max(weight.nbytes for weight in weights)
+
+
 def test_prodigy_logs_its_estimate_and_clips_nothing(project):
     run(project(optimizer="prodigy", learning_rate=1.0, lr_warmup_steps=0, log_interval=1, optimizer_config="d0=1e-5"))
     found = [row["d"] for row in rows()]
@@ -61,6 +87,16 @@ def test_what_really_runs_without_a_gpu_is_named(project, caplog):
     run(project(optimizer="bnb-lion8bit-paged", max_train_steps=1))
     (line,) = (record.getMessage() for record in caplog.records if "needs CUDA" in record.getMessage())
     assert line == "optimizer bnb-lion8bit-paged needs CUDA; bitsandbytes.optim.Lion8bit runs in its place"
+
+
+def test_a_compiler_that_the_optimizer_needs_is_named_before_anything_is_loaded(project):
+    loaded = load_config(project(optimizer="ao-adamw8bit"))
+    with (
+        torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)}),
+        pytest.raises(TunerError, match=r"optimizer: ao-adamw8bit compiles its step, .* needs a C\+\+ compiler"),
+    ):
+        train(loaded)
+    assert not Path("cache").exists()
 
 
 def test_the_schedule_ends_with_the_run(project):

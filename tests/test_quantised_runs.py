@@ -25,6 +25,7 @@ RUNS = {
     "lora on int8-quanto in bf16": {**STANDARD, **BF16, "base_model_precision": "int8-quanto"},
     "lokr on nf4-bnb in bf16": {**LOKR, **BF16, "base_model_precision": "nf4-bnb"},
     "lora on int8-torchao": {**STANDARD, "base_model_precision": "int8-torchao"},
+    "lora on int2-quanto": {**STANDARD, "base_model_precision": "int2-quanto", "i_know_what_i_am_doing": True},
     "lokr from noise on fp8-torchao": {**LOKR, "base_model_precision": "fp8-torchao", "init_lokr_norm": 1e-2},
 }
 OFTEN = ("lokr on int8-quanto", "lora on int8-quanto in bf16")

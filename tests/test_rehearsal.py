@@ -1,5 +1,6 @@
 """The rehearsal finds out before step 1 what would fail late, and changes nothing of the run."""
 
+import gc
 import json
 import logging
 import resource
@@ -87,6 +88,43 @@ def test_the_largest_batch_is_the_one_that_is_rehearsed(project, monkeypatch):
     width, height = largest.size
     assert seen == [(3, 32, height // 32, width // 32)]
     run.data.latents.close()
+
+
+@pytest.mark.parametrize(("optimizer", "each"), [("optimi-adamw", 8), ("optimi-lion", 4)])
+def test_the_memory_of_the_optimizers_state_is_set_aside(project, monkeypatch, optimizer, each):
+    """What the largest batch must fit beside comes with the first step; a resumed run has it already."""
+    config = project(max_train_steps=SHORTEST, model_type="full", optimizer=optimizer)
+    run = prepare_run(load_config(config), StopRequest())
+    weights = sum(parameter.numel() for _, parameter in run.learner.trainable.named_parameters())
+    random, held = torch.random.get_rng_state(), []  # such states are bytes too
+
+    def count(*_):
+        found = [item for item in gc.get_objects() if type(item) is torch.Tensor and item.dtype == torch.uint8]
+        held.append(sum(item.nbytes for item in found if item.shape != random.shape))
+        return losses(*_)
+
+    losses = step_module.sample_losses
+    monkeypatch.setattr(step_module, "sample_losses", count)
+    Path("output").mkdir()
+    run._rehearsal().run(with_picture=False)
+    next(iter(run.loop(torch.Tensor.backward).run(0, 1)))
+    state = [value for values in run.learner.optimizer.state.values() for value in values.values()]
+    kept = sum(value.nbytes for value in state if isinstance(value, torch.Tensor))
+    assert held[0] == pytest.approx(kept, rel=0.01)
+    assert held[0] == pytest.approx(each * weights, rel=0.01)
+    run._rehearsal().run(with_picture=False)
+    assert held[1:] == [0, 0]
+    run.data.latents.close()
+
+
+def test_a_full_tune_that_does_not_fit_is_told_of_gradients_and_state(project, monkeypatch):
+    monkeypatch.setattr(step_module, "sample_losses", too_large)
+    config = project(max_train_steps=SHORTEST, model_type="full", train_batch_size=1)
+    with pytest.raises(OutOfMemoryError) as caught:
+        train(load_config(config))
+    assert "-> set optimizer_release_gradients to true; if that is not enough: set optimizer to one" in str(
+        caught.value
+    )
 
 
 def test_a_first_step_as_large_as_any_needs_no_rehearsal(project, rehearsals):

@@ -29,6 +29,8 @@ RUNS: dict[str, dict] = {
     "lora with prodigy, released": {
         **STANDARD, "optimizer": "prodigy", "learning_rate": 1.0, "optimizer_config": {"fused_back_pass": True},
     },
+    "lora with torchao in bf16": {**STANDARD, "optimizer": "ao-adamw8bit", "mixed_precision": "bf16"},
+    "lokr with a class of optimi": {**LOKR, "optimizer": "optimi-ranger", "mixed_precision": "bf16"},
     "lora with a class of torch": {**STANDARD, "optimizer": "torch.optim.NAdam"},
 }  # fmt: skip
 OFTEN = ("lokr", "lokr in bf16", "lora with dropout", "full", "full in bf16")

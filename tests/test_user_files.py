@@ -141,8 +141,16 @@ def test_the_schemas_accept_these_files_and_refuse_mistakes():
     for path in files:
         errors = [error.message for error in validators[kind_of(path)].iter_errors(read_document(path).values)]
         assert errors == [], path
+    for name in ("adamw_8bit", "optimi-ranger", "torch.optim.SGD"):
+        assert validators["config"].is_valid({"optimizer": name})
     mistakes = {
-        "config": [{"learning_rte": 1}, {"train_batch_size": "many"}, {"model_type": "loro"}, {"--seed": []}],
+        "config": [
+            {"learning_rte": 1},
+            {"train_batch_size": "many"},
+            {"model_type": "loro"},
+            {"--seed": []},
+            {"optimizer": "sgd"},
+        ],
         "datasets": [[{"id": "a", "instance_data_dir": "x", "resolutoin": 1}], [{"id": "a", "repeats": "few"}]],
         "lycoris": [{"algo": "lokr"}, {"algo": "lokr", "multiplier": "x", "linear_alpha": 1}],
     }

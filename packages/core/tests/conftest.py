@@ -48,7 +48,11 @@ def describe_family():
 
 @hookimpl
 def quantisation_policy(options):
-    denoiser = PartPolicy(("no_change", "int8-quanto", "nf4-bnb"), {"int2-quanto": "too coarse for Toy"})
+    denoiser = PartPolicy(
+        ("no_change", "int8-quanto", "nf4-bnb"),
+        {"int2-quanto": "too coarse for Toy"},
+        discouraged={"int4-torchao": "no smaller than int8-torchao; use int4-quanto"},
+    )
     return QuantisationPolicy(
         {"denoiser": denoiser, "text_encoders": PartPolicy(("no_change", "int8-quanto", "int8-torchao"))},
         one_library=("base_model_precision", "text_encoder_1_precision"),

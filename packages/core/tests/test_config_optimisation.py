@@ -10,7 +10,7 @@ from tuner.cli.configure.catalogue import settings_of_run
 from tuner.config.loading import load_config
 from tuner.config.optimisation import OptimizerName
 from tuner.config.optimizer_options import parse_options, read_options
-from tuner.config.optimizers import OPTIMIZERS, optimizer_spec
+from tuner.config.optimizers import ALIASES, OPTIMIZERS, find_optimizer, optimizer_spec
 from tuner.errors import ConfigError
 
 
@@ -46,8 +46,41 @@ def test_other_names_for_the_same(load):
     assert (optimisation.optimizer, optimisation.lr_scheduler) == ("bnb-adamw8bit", "cosine")
 
 
+@pytest.mark.parametrize("name", sorted(ALIASES.keys() - {"adamw_8bit"}))
+def test_names_that_users_files_have_stand_for_classes(load, name):
+    optimisation = load(optimizer=name).config.optimisation
+    assert optimisation.optimizer == ALIASES[name]
+    kind = name.partition("-")[2]
+    wanted = f"paged{kind.removesuffix('-paged')}" if kind.endswith("-paged") else kind
+    assert find_optimizer(optimisation.optimizer_spec.path).__name__.lower() == wanted
+
+
+@pytest.mark.parametrize(("path", "rounding"), [("optimi.Ranger", "kahan_sum"), ("torch.optim.RAdam", None)])
+def test_a_class_of_a_known_library_keeps_what_rounding_would_lose(load, path, rounding):
+    loaded = load(optimizer=path)
+    assert loaded.config.optimisation.optimizer_spec.rounding == rounding
+    assert any("1/256" in line for line in loaded.warnings) == (rounding is None)
+
+
+def test_schedule_free_classes_are_refused(load, problems, project):
+    """What they train is not what is to be used, and nobody would tell them to change it."""
+    (project / "freeoptimizers.py").write_text(
+        "import torch\nclass Free(torch.optim.SGD):\n    def eval(self): ...\n    def train(self): ...\n"
+    )
+    assert "use_ema averages weights" in problems(optimizer="freeoptimizers.Free")["optimizer"].message
+    path = "prodigyplus.ProdigyPlusScheduleFree"
+    assert "use_ema averages weights" in problems(optimizer=path)["optimizer"].message
+    assert load(optimizer=path, optimizer_config="use_schedulefree=false").config.optimisation.optimizer == path
+
+
 @pytest.mark.parametrize(
-    ("name", "hint"), [("sgd", "module.Class"), ("optimi_adamw", "optimi-adamw?"), ("a..b", "Class")]
+    ("name", "hint"),
+    [
+        ("sgd", "module.Class"),
+        ("optimi_adamw", "optimi-adamw?"),
+        ("bnb-adamw8bit-pagged", "bnb-adamw8bit-paged?"),
+        ("a..b", "Class"),
+    ],
 )
 def test_an_unknown_name_is_refused(problems, name, hint):
     message = problems(optimizer=name)["optimizer"].message

@@ -43,6 +43,14 @@ def test_formats_that_nobody_tried_need_a_word(write_config):
     assert loaded.config.precision.base_model_precision == "fp8-torchao"
 
 
+def test_formats_that_another_one_beats_need_a_word_and_say_which(write_config):
+    found = problem(write_config(**{KEY: "int4-torchao"}))
+    assert found.message == "int4-torchao is not worth it for Toy: no smaller than int8-torchao; use int4-quanto"
+    assert found.remedy == "or set i_know_what_i_am_doing to true"
+    loaded = load_config(write_config(**{KEY: "int4-torchao"}, i_know_what_i_am_doing=True))
+    assert loaded.config.precision.base_model_precision == "int4-torchao"
+
+
 def test_weights_that_are_trained_are_not_stored_rounded(write_config):
     given = {KEY: "int8-quanto", "model_type": "full"}
     assert "stores weights that model_type full is to change" in problem(write_config(**given)).message

@@ -68,7 +68,7 @@ def test_what_the_autoencoder_has_is_said(codec, caplog):
     del codec.module.use_tiling  # as in diffusers' classes that have slicing alone
     spare_codec(codec, MemoryConfig(vae_enable_tiling=True))
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
-        ("INFO", "autoencoder AutoencoderKL: slicing on, tiling on"),
+        ("INFO", "autoencoder AutoencoderKL: slicing on, tiling on for pictures of more than 32 pixels along a side"),
         ("WARNING", "autoencoder Plain: slicing not available, tiling not available"),
         ("WARNING", "autoencoder AutoencoderKL: tiling not available"),
     ]

@@ -103,8 +103,8 @@ def test_policy_never_lets_the_codec_be_quantised():
     assert set(policy.parts) == {"text_encoders", "denoiser"}
     for part in policy.parts.values():
         assert "no_change" in part.allowed
-        assert not set(part.allowed) & set(part.refused)
-        assert "int8-quanto" in part.refused["fp8-quanto"]
+        assert not set(part.allowed) & set(part.discouraged)
+        assert "int8-quanto" in part.discouraged["fp8-quanto"]
 
 
 def test_layers_that_the_policy_leaves_alone_exist(auraflow):

@@ -69,7 +69,7 @@ def test_policy_leaves_the_codec_alone():
     assert set(policy.parts) == {"text_encoders", "denoiser"}
     for part in policy.parts.values():
         assert "int8-quanto" in part.allowed
-        assert "int8-quanto" in part.refused["fp8-quanto"]
+        assert "int8-quanto" in part.discouraged["fp8-quanto"]
 
 
 def test_base_and_llama_are_quantised_by_one_library():

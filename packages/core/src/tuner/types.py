@@ -345,11 +345,13 @@ class PartPolicy:
             allowed nor refused runs only for people who say that they know what they are doing.
         refused: Value -> reason, for those that must be turned down.
         skip_layers: Glob patterns of layers that stay as they are, with all that is inside them.
+        discouraged: Value -> reason, for those that are neither, and that nobody would choose who knew it.
     """
 
     allowed: tuple[str, ...] = ("no_change",)
     refused: Mapping[str, str] = field(default_factory=dict)
     skip_layers: tuple[str, ...] = ()
+    discouraged: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ OptimizerName = Literal[
 ]  # fmt: skip
 """The optimizers with a name, those of `OPTIMIZERS`."""
 _CLASS_PATH = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$"
-ClassPath = Annotated[str, StringConstraints(pattern=_CLASS_PATH)]
+OtherOptimizer = Annotated[str, StringConstraints(pattern=rf"{_CLASS_PATH}|^({'|'.join(ALIASES)})$")]
+"""The path of a class, or a name that stands for another one."""
 
 
 class OptimisationConfig(Topic):
@@ -48,9 +49,10 @@ class OptimisationConfig(Topic):
         needs={"lr_scheduler": ("cosine_with_restarts",)},
     )
     lr_warmup_steps: int = setting(0, "Steps over which the learning rate rises linearly from 0.", unit="steps", ge=0)
-    optimizer: OptimizerName | ClassPath = setting(
+    optimizer: OptimizerName | OtherOptimizer = setting(
         ...,
-        "Optimizer by name, or module.Class of any torch.optim.Optimizer. adamw_8bit means bnb-adamw8bit.",
+        "Optimizer by name, or module.Class of any torch.optim.Optimizer. adamw_8bit means bnb-adamw8bit; other names "
+        "that SimpleTuner has for classes of optimi, bitsandbytes and torchao are understood too.",
     )
     optimizer_config: dict[str, Any] | str | None = setting(
         None, "Arguments of the optimizer's class: an object, or key=value separated by commas."
@@ -88,7 +90,7 @@ class OptimisationConfig(Topic):
         name = ALIASES.get(value, value) if isinstance(value, str) else str(value)
         if name in OPTIMIZERS or re.match(_CLASS_PATH, name):
             return name
-        close = difflib.get_close_matches(name, OPTIMIZERS, n=1)
+        close = difflib.get_close_matches(name, [*OPTIMIZERS, *ALIASES], n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise ValueError(f"{value!r} is not accepted: it is none of {', '.join(OPTIMIZERS)} or module.Class{hint}")
 

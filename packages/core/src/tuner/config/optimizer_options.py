@@ -77,6 +77,12 @@ def try_options(spec: OptimizerSpec, options: Mapping[str, Any]) -> None:
         inspect.signature(optimizer.step).bind()
     except Exception as error:  # what a library raises is not ours to foresee
         raise ValueError(f"{spec.path} cannot be used: {' '.join(str(error).split())}") from error
+    averages = arguments.get("use_schedulefree", hasattr(optimizer, "eval"))
+    if averages:
+        raise ValueError(
+            f"{spec.path} trains other weights than those to be used, and changes between them by train() and eval(), "
+            "which nothing calls here; use_ema averages weights"
+        )
 
 
 def _parameters(optimizer: type[Any]) -> dict[str, inspect.Parameter]:

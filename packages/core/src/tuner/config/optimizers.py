@@ -24,6 +24,7 @@ class OptimizerSpec:
         off_cuda: The class that runs in its place on other devices, or None.
         rounding: The argument that keeps updates of 16-bit weights which rounding would lose, or None.
         draws: Whether it draws from torch's global generator.
+        compiles: Whether its step is compiled by inductor.
         learning_rate: Default of learning_rate, or None.
         bounds_itself: Whether it limits its own updates, so that max_grad_norm is not applied.
         steps_together: Whether a step needs all gradients at once.
@@ -41,6 +42,7 @@ class OptimizerSpec:
     off_cuda: str | None = None
     rounding: str | None = None
     draws: bool = False
+    compiles: bool = False
     learning_rate: float | None = None
     bounds_itself: bool = False
     steps_together: bool = False
@@ -65,6 +67,17 @@ _BITSANDBYTES: dict[str, Any] = {
     "extra": "bitsandbytes",
     "fixed": {"lr": _LEARNING_RATE, "is_paged": "the optimizer's name says it"},
 }
+_TORCHAO: dict[str, Any] = {
+    "package": "torchao",
+    "extra": "torchao",
+    "rounding": "bf16_stochastic_round",
+    "draws": True,
+    "compiles": True,
+    "fixed": {"lr": _LEARNING_RATE},
+}
+_LIBRARIES = {"optimi": _OPTIMI, "bitsandbytes": _BITSANDBYTES, "torchao": _TORCHAO}
+"""Library -> what all of its classes have in common."""
+
 _ADAMW = {"betas": (0.9, 0.999), "weight_decay": 0.01, "eps": 1e-6}
 
 OPTIMIZERS: dict[str, OptimizerSpec] = {
@@ -84,15 +97,7 @@ OPTIMIZERS: dict[str, OptimizerSpec] = {
         **_BITSANDBYTES,
     ),
     "bnb-adamw8bit": OptimizerSpec("bitsandbytes.optim.AdamW8bit", _ADAMW, **_BITSANDBYTES),
-    "ao-adamw8bit": OptimizerSpec(
-        "torchao.optim.AdamW8bit",
-        _ADAMW,
-        package="torchao",
-        extra="torchao",
-        rounding="bf16_stochastic_round",
-        draws=True,
-        fixed={"lr": _LEARNING_RATE},
-    ),
+    "ao-adamw8bit": OptimizerSpec("torchao.optim.AdamW8bit", _ADAMW, **_TORCHAO),
     "prodigy": OptimizerSpec(
         "prodigyplus.ProdigyPlusScheduleFree",
         {"d0": 1e-6, "use_schedulefree": False, "split_groups": False},
@@ -118,19 +123,43 @@ OPTIMIZERS: dict[str, OptimizerSpec] = {
 Kahan summation adds the rounding error of each update to the next; stochastic rounding is right on average.
 """
 
-ALIASES = {"adamw_8bit": "bnb-adamw8bit"}
-"""Other names -> those of `OPTIMIZERS`."""
+ALIASES = {
+    "adamw_8bit": "bnb-adamw8bit",
+    "optimi-adam": "optimi.Adam",
+    "optimi-adan": "optimi.Adan",
+    "optimi-radam": "optimi.RAdam",
+    "optimi-ranger": "optimi.Ranger",
+    "optimi-sgd": "optimi.SGD",
+    "bnb-adagrad": "bitsandbytes.optim.Adagrad",
+    "bnb-adagrad8bit": "bitsandbytes.optim.Adagrad8bit",
+    "bnb-adam": "bitsandbytes.optim.Adam",
+    "bnb-adam8bit": "bitsandbytes.optim.Adam8bit",
+    "bnb-adamw": "bitsandbytes.optim.AdamW",
+    "bnb-adamw-paged": "bitsandbytes.optim.PagedAdamW",
+    "bnb-adamw8bit-paged": "bitsandbytes.optim.PagedAdamW8bit",
+    "bnb-ademamix": "bitsandbytes.optim.AdEMAMix",
+    "bnb-ademamix-paged": "bitsandbytes.optim.PagedAdEMAMix",
+    "bnb-ademamix8bit": "bitsandbytes.optim.AdEMAMix8bit",
+    "bnb-ademamix8bit-paged": "bitsandbytes.optim.PagedAdEMAMix8bit",
+    "bnb-lion": "bitsandbytes.optim.Lion",
+    "bnb-lion-paged": "bitsandbytes.optim.PagedLion",
+    "bnb-lion8bit": "bitsandbytes.optim.Lion8bit",
+    "ao-adamfp8": "torchao.optim.AdamFp8",
+    "ao-adamw4bit": "torchao.optim.AdamW4bit",
+    "ao-adamwfp8": "torchao.optim.AdamWFp8",
+}
+"""Names that users' files have -> those of `OPTIMIZERS`, or classes, which keep the defaults of their libraries."""
 
 
 def optimizer_spec(name: str) -> OptimizerSpec:
     """Return the declaration of an optimizer.
 
     Args:
-        name: A key of `OPTIMIZERS`, or the path of a class of which nothing is known.
+        name: A key of `OPTIMIZERS`, or the path of a class, of which its library is known or nothing.
     """
-    return OPTIMIZERS.get(name) or OptimizerSpec(
-        name, package=name.partition(".")[0], draws=True, fixed={"lr": _LEARNING_RATE}
-    )
+    library = name.partition(".")[0]
+    unknown = {"package": library, "draws": True, "fixed": {"lr": _LEARNING_RATE}}
+    return OPTIMIZERS.get(name) or OptimizerSpec(name, **_LIBRARIES.get(library, unknown))
 
 
 def find_optimizer(path: str) -> type[Any]:

@@ -96,6 +96,9 @@ def _refusal(part: StoredPart, policy: PartPolicy | None, facts: FamilyFacts, kn
     if name in policy.allowed or knows:
         return None
     allowed = ", ".join(policy.allowed)
+    if name in policy.discouraged:
+        message = f"{name} is not worth it for {facts.title}: {policy.discouraged[name]}"
+        return Problem(message, key=part.key, remedy="or set i_know_what_i_am_doing to true")
     return Problem(
         f"{name} was never tried with {facts.title} (tested: {allowed})",
         key=part.key,

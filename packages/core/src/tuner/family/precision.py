@@ -23,12 +23,12 @@ INFERIOR = {
 
 
 def proven_formats(*skip_layers: str) -> PartPolicy:
-    """Allow what is proven and refuse what is inferior.
+    """Allow what is proven, and discourage what is inferior.
 
     Args:
         *skip_layers: Glob patterns of layers that stay as they are.
     """
-    return PartPolicy(PROVEN, INFERIOR, skip_layers)
+    return PartPolicy(PROVEN, skip_layers=skip_layers, discouraged=INFERIOR)
 
 
 def published_format_only(reason: str) -> PartPolicy:

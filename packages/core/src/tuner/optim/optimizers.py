@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from tuner.config.optimizer_options import read_options
-from tuner.config.optimizers import find_optimizer, optimizer_spec
+from tuner.config.optimizers import OptimizerSpec, find_optimizer, optimizer_spec
 from tuner.errors import TunerError
 from tuner.optim.release import ReleasedOptimizer, step_within
 
@@ -48,27 +49,49 @@ def create_optimizer(
     """
     spec = optimizer_spec(name)
     parameters = list(named_parameters)
-    path = spec.path
-    if spec.off_cuda and parameters[0][1].device.type != "cuda":
-        path = spec.off_cuda
+    device = parameters[0][1].device
+    if (path := _path(spec, device)) != spec.path:
         logger.warning("optimizer %s needs CUDA; %s runs in its place", name, path)
+    try:
+        make = optimizer_maker(name, device, dtype, arguments, sharded=sharded)
+        if release and spec.release:
+            return ReleasedOptimizer([make(parameters, lr=lr, **{spec.release: True})], step_within, clip_value)
+        if release:
+            return ReleasedOptimizer([make([one], lr=lr) for one in parameters], clip_value=clip_value)
+        return make(parameters, lr=lr)
+    except (TypeError, ValueError) as error:
+        raise TunerError(f"optimizer {name}: {error}\n    -> look at optimizer_config") from error
+
+
+def optimizer_maker(
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    arguments: Mapping[str, Any] | None = None,
+    *,
+    sharded: bool = False,
+) -> Callable[..., Optimizer]:
+    """Return the class that runs on a device for weights of a dtype, with all its arguments but parameters and `lr`.
+
+    Arguments but `lr` are those of `create_optimizer`.
+
+    Raises:
+        ValueError: The class cannot be imported, or does not accept an argument.
+    """
+    spec = optimizer_spec(name)
     settings = dict(spec.defaults)
     if spec.rounding:
         # Said outright: left open, some find out in their first step, and a resumed one would never take it.
         settings[spec.rounding] = dtype in (torch.bfloat16, torch.float16)
+    settings |= read_options(spec, arguments or {})
     if sharded:
         settings |= spec.sharded or {}
-    try:
-        made = find_optimizer(path)
-        settings |= read_options(spec, arguments or {})
-        if release and spec.release:
-            whole = made(parameters, lr=lr, **{**settings, spec.release: True})
-            return ReleasedOptimizer([whole], step_within, clip_value)
-        if release:
-            return ReleasedOptimizer([made([one], lr=lr, **settings) for one in parameters], clip_value=clip_value)
-        return made(parameters, lr=lr, **settings)
-    except (TypeError, ValueError) as error:
-        raise TunerError(f"optimizer {name}: {error}\n    -> look at optimizer_config") from error
+    made: Callable[..., Optimizer] = find_optimizer(_path(spec, device))
+    return functools.partial(made, **settings)
+
+
+def _path(spec: OptimizerSpec, device: torch.device) -> str:
+    return spec.off_cuda if spec.off_cuda and device.type != "cuda" else spec.path
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:

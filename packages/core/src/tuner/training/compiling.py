@@ -26,7 +26,7 @@ PROGRAMS = 4096
 
 
 def check_compiling(config: RunConfig, device: torch.device) -> None:
-    """Make sure that the backend can work on this machine, before anything is loaded.
+    """Make sure that what is compiled can be compiled on this machine, before anything is loaded.
 
     Raises:
         TunerError: The compiler that inductor needs is not there.
@@ -38,6 +38,12 @@ def check_compiling(config: RunConfig, device: torch.device) -> None:
     for key, backend in wanted.items():
         if backend == "inductor" and (missing := _missing_compiler(device)):
             raise TunerError(f"{key}: inductor needs {missing}\n    -> install it, or turn {key} off")
+    optimisation = config.optimisation
+    if optimisation.optimizer_spec.compiles and (missing := _missing_compiler(device)):
+        raise TunerError(
+            f"optimizer: {optimisation.optimizer} compiles its step, for which inductor needs {missing}\n"
+            "    -> install it, or use another optimizer, such as bnb-adamw8bit"
+        )
 
 
 def compile_blocks(denoiser: nn.Module, backend: str, title: str) -> None:

@@ -19,6 +19,10 @@ _SIGNS = (
 )
 
 
+SMALL_STATE = ("bnb-adamw8bit", "bnb-lion8bit-paged", "ao-adamw8bit", "adafactor")
+"""Optimizers that keep two bytes of state for each weight, or less."""
+
+
 class OutOfMemoryError(TunerError):
     """Something that a run needs does not fit into the memory of its device."""
 
@@ -65,12 +69,39 @@ def step_remedies(session: Session, dataset: str, batch_size: int) -> list[str]:
         remedies.append("set gradient_checkpointing to true")
     if batch_size > 1:
         remedies.append(f"lower train_batch_size from {batch_size} to {batch_size // 2}")
-    return [*remedies, *_weight_remedies(session), f"lower the resolution of data set {dataset}"]
+    return [
+        *remedies,
+        *optimizer_remedies(session),
+        *_weight_remedies(session),
+        f"lower the resolution of data set {dataset}",
+    ]
 
 
-def picture_remedies(session: Session) -> list[str]:
-    """List what makes a validation picture smaller and is not done yet, the cheapest first."""
-    tiling = [] if session.config.memory.vae_enable_tiling else ["set vae_enable_tiling to true"]
+def optimizer_remedies(session: Session) -> list[str]:
+    """List what makes gradients and the optimizer's state smaller and is not done yet; an adapter's are small."""
+    optimisation = session.config.optimisation
+    if session.config.model.model_type != "full":
+        return []
+    remedies = []
+    needs_norm = optimisation.grad_clip_method == "norm" and optimisation.max_grad_norm
+    needs_all = needs_norm or optimisation.gradient_accumulation_steps > 1 or not session.processes.is_alone
+    if not optimisation.releases_gradients and not needs_all:
+        remedies.append("set optimizer_release_gradients to true")
+    if optimisation.optimizer not in SMALL_STATE:
+        remedies.append(f"set optimizer to one with little state ({', '.join(SMALL_STATE)})")
+    return remedies
+
+
+def picture_remedies(session: Session, size: tuple[int, int], tile: int | None) -> list[str]:
+    """List what makes a validation picture smaller and is not done yet, the cheapest first.
+
+    Args:
+        session: The run's surroundings.
+        size: Width and height of the picture in pixels.
+        tile: Side of the autoencoder's tiles in pixels; None if it has none.
+    """
+    helps = tile is not None and max(size) > tile and not session.config.memory.vae_enable_tiling
+    tiling = ["set vae_enable_tiling to true"] if helps else []
     return [*tiling, *_weight_remedies(session), "lower validation_resolution"]
 
 

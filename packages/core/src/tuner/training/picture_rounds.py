@@ -14,6 +14,7 @@ from torch import nn
 from tuner.caching.conditionings import ConditioningCache
 from tuner.config.compiling import picture_backend
 from tuner.events import ImagesValidated
+from tuner.training.codec_memory import tile_side
 from tuner.training.compiling import compiled_by
 from tuner.training.loop import Learner
 from tuner.training.memory_errors import memory_explained, picture_remedies
@@ -146,27 +147,29 @@ class PictureRounds:
             return self.learner.trainable.disabled()
         return nullcontext()
 
-    def _acting(self, label: str, work: Callable[[], T]) -> T | None:
-        """Let the main process work with the weights that a label names."""
-        with self._explained(), self._weights(label), self.learner.whole():
+    def _acting(self, label: str, sampler: Sampler | None, work: Callable[[], T]) -> T | None:
+        """Let the main process, which has the sampler, work with the weights that a label names."""
+        with self._explained(sampler), self._weights(label), self.learner.whole():
             return self.session.processes.on_main(work)
 
     def _rehearse(self) -> None:
         config, facts = self.session.config, self.session.facts
 
+        sampler = self.session.processes.on_main(self._open)
+
         def rehearse() -> None:
-            sampler = self._open()
+            assert sampler is not None  # the main process has opened it
             with self._sampling(sampler):
                 try_picture(sampler, self._prompts[0], self._read, config=config, facts=facts)
 
-        self._acting(self._labels[-1], rehearse)
+        self._acting(self._labels[-1], sampler, rehearse)
 
     def _make_all(self, step: int, folders: Mapping[str, Path]) -> dict[str, Files]:
         """Make the pictures of the weights that each label names, in that label's folder; elsewhere none come out."""
         sampler = self.session.processes.on_main(self._open)
         made = {}
         for label, folder in folders.items():
-            made[label] = self._acting(label, partial(self._make, sampler, step, label, folder)) or {}
+            made[label] = self._acting(label, sampler, partial(self._make, sampler, step, label, folder)) or {}
         del sampler
         release_memory()
         return made
@@ -216,11 +219,12 @@ class PictureRounds:
         session = self.session
         return open_previews(session.config, session.facts, session.hook, session.device, session.dtype)
 
-    def _explained(self) -> AbstractContextManager[None]:
-        width, height = largest_size(self.session.config, self.session.facts)
-        return memory_explained(
-            self.session.device, f"a validation picture of {width}x{height}", picture_remedies(self.session)
+    def _explained(self, sampler: Sampler | None) -> AbstractContextManager[None]:
+        width, height = size = largest_size(self.session.config, self.session.facts)
+        remedies = picture_remedies(
+            self.session, size, tile_side(getattr(sampler.pipeline, "vae", None) if sampler else None)
         )
+        return memory_explained(self.session.device, f"a validation picture of {width}x{height}", remedies)
 
     def _rescaled(self, sampler: Sampler, denoiser: nn.Module) -> AbstractContextManager[None]:
         validation = self.session.config.validation

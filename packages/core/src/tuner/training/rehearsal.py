@@ -1,8 +1,8 @@
 """The rehearsal: what is rare in a run and needs most happens once before its first step, so that it cannot fail late.
 
 It takes one forward and backward pass of the largest batch, unless the first step has one as large, one picture of the
-largest size with few sampling steps, and writes one checkpoint, which is removed. It changes nothing: no weight, no
-optimizer state, no random draw.
+largest size with few sampling steps, and writes one checkpoint, which is removed. Meanwhile as much memory is set aside
+as the optimizer's state will take. It changes nothing: no weight, no optimizer state, no random draw.
 """
 
 from __future__ import annotations
@@ -13,14 +13,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from tuner.data.order import Draw, epoch_at, micro_batch
 from tuner.data.plan import Bucket, Plan
+from tuner.optim.footprint import state_bytes
 from tuner.optim.gradients import gradients_of
 from tuner.randomness import seeded_torch
+from tuner.sharding import local
 from tuner.training.batches import BatchSource
 from tuner.training.checkpoint import try_checkpoint
 from tuner.training.loop import Learner
-from tuner.training.memory_errors import memory_explained, step_remedies
+from tuner.training.memory_errors import memory_explained, optimizer_remedies, step_remedies
 from tuner.training.persistence import HeldState, hold_state
 from tuner.training.picture_rounds import PictureRounds
 from tuner.training.session import Session, release_memory
@@ -65,6 +70,7 @@ class Rehearsal:
         started = time.perf_counter()
         done = ["a checkpoint"]
         bucket, processes = largest_bucket(self.source.plan), self.session.processes
+        state = self._set_aside()
         # Processes may need each other for a step, so all take it if one has to.
         if processes.any(self._first_step_is_smaller(bucket)):
             self._step(bucket)
@@ -74,6 +80,7 @@ class Rehearsal:
             done.append("a picture")
         with memory_explained(self.session.device, "a checkpoint", ()):
             self._save()
+        del state
         release_memory()
         logger.info("rehearsed %s: %.1f s", ", ".join(done), time.perf_counter() - started)
 
@@ -88,6 +95,19 @@ class Rehearsal:
         output_dir, processes = self.session.config.model.output_dir, self.session.processes
         held = hold_state(self.learner, keep=processes.is_main)
         processes.on_main(lambda: try_checkpoint(output_dir, lambda folder: self.save(held, folder)))
+
+    def _set_aside(self) -> list[Tensor]:
+        """Take the memory of the state that the optimizer will have after its first step; none where it has it."""
+        session, learner = self.session, self.learner
+        if learner.optimizer.state:
+            return []
+        optimisation = session.config.optimisation
+        each = state_bytes(optimisation.optimizer, session.dtype, session.device, optimisation.optimizer_arguments)
+        with memory_explained(session.device, "the optimizer's state", optimizer_remedies(session)):
+            return [
+                torch.empty(int(each * local(weight).numel()), dtype=torch.uint8, device=weight.device)
+                for _, weight in learner.trainable.named_parameters()
+            ]
 
     def _step(self, bucket: Bucket) -> None:
         session, learner = self.session, self.learner

@@ -104,6 +104,7 @@ def test_quantisation_policy_is_well_formed(family: FamilyUnderTest) -> None:
     assert policy.parts.keys() <= set(get_args(Part))
     for part, rules in policy.parts.items():
         assert "no_change" in rules.allowed, f"{part}: a part can always be left as it is"
-        assert not set(rules.allowed) & rules.refused.keys(), f"{part}: a value is both allowed and refused"
-        for scheme, reason in rules.refused.items():
+        without = [*rules.refused, *rules.discouraged]
+        assert len({*rules.allowed, *without}) == len(rules.allowed) + len(without), f"{part}: a value is of two kinds"
+        for scheme, reason in (*rules.refused.items(), *rules.discouraged.items()):
             assert len(reason.split()) >= 4, f"{part}: people who ask for {scheme} must be told why not, not {reason!r}"
