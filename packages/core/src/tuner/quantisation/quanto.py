@@ -2,42 +2,36 @@
 
 from __future__ import annotations
 
-import functools
-from pathlib import Path
+import warnings
 
-from filelock import FileLock, Timeout
+import torch
 from optimum.quanto import QLinear, qtypes
-from optimum.quanto.library.extensions.extension import get_extension
 from torch import Tensor, nn
+from torch.library import Library
 
 from tuner.quantisation.sizes import tensor_bytes
 
 
+def _unpack(packed: Tensor, bits: int) -> Tensor:
+    """Return the numbers of so many bits that bytes hold, the lowest bits of all bytes first, along dimension 0."""
+    return torch.cat([(packed >> shift) & (2**bits - 1) for shift in range(0, 8, bits)])
+
+
+# On the CPU quanto does the same in C++, which it compiles at the first use: for minutes, with a compiler that not every
+# machine has, and behind a lock that a killed process leaves behind.
+_OPERATIONS = Library("quanto", "FRAGMENT")
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", message="(?s).*Overriding a previously registered kernel")
+    _OPERATIONS.impl("unpack", _unpack, "CPU")
+
+
 def store(layer: nn.Linear, form: str) -> nn.Linear:
     """Quantise a layer's weight in place, row by row or in groups of quanto's own choice."""
-    unblock_compiling()
     quantised = QLinear.from_module(layer, weights=qtypes[form])
     quantised.freeze()
     layer.weight = quantised.weight.requires_grad_(False)
     layer.register_forward_pre_hook(_contiguous)
     return layer
-
-
-@functools.cache
-def unblock_compiling() -> FileLock | None:
-    """Remove what a killed process has left of compiling quanto's kernels, unless another one may be compiling now.
-
-    quanto compiles at the first use, behind a file that says that somebody does; everybody waits for ever for one whose
-    process is gone. The lock that is returned is held as long as this process lives, however it ends.
-    """
-    build = Path(get_extension("quanto_cpp").build_directory)
-    lock = FileLock(build.with_name("in_use.lock"), timeout=0)
-    try:
-        lock.acquire()
-        (build / "lock").unlink(missing_ok=True)
-    except (Timeout, OSError):  # in use, or a folder that nobody can compile in
-        return None
-    return lock
 
 
 def _contiguous(layer: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
