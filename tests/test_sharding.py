@@ -26,13 +26,16 @@ PICTURES = {
     "validation_step_interval": 10, "eval_steps_interval": 10, "eval_timesteps": 3,
     "data_backend_config": "evaluated.json",
 }  # fmt: skip
+DEEPSPEED = {"bf16": {"enabled": True}, "zero_optimization": {"stage": 3}}
 KINDS = {
     "plain": {"checkpoint_step_interval": 2},
     "everything": {
         **PICTURES, "use_ema": True, "gradient_checkpointing": True, "grad_clip_method": "norm", "max_grad_norm": 0.05,
         "max_train_steps": 20, "optimizer": "optimi-stableadamw", "fsdp_reshard_after_forward": False,
     },
-    "bf16": {"mixed_precision": "bf16", "optimizer": "adamw_bf16", "max_grad_norm": 0.01},
+    "bf16": {
+        "deepspeed_config": DEEPSPEED, "mixed_precision": "bf16", "optimizer": "adamw_bf16", "max_grad_norm": 0.01,
+    },
 }  # fmt: skip
 KINDS |= {name: {"model_family": name, "max_train_steps": 2} for name in ("omnigen", "auraflow", "hidream", "cosmos2")}
 TOGETHER = """
@@ -121,12 +124,12 @@ def shared(configuration, folder):
     os.chdir(folder)
     try:
         halves, shares = {"gradient_accumulation_steps": 2}, {"fsdp_enable": True}
+        both = {kind: {**shares, **kept} for kind, kept in KINDS.items()}
+        both["bf16"].pop("fsdp_enable")
         for kind, settings in KINDS.items():
             train(load_config(configuration(f"{kind} alone", **settings, gradient_accumulation_steps=4)))
         train(load_config(configuration("one then two", **halves, max_train_steps=2)))
-        names = [
-            configuration(f"{kind} shared", **settings, **halves, **shares).name for kind, settings in KINDS.items()
-        ]
+        names = [configuration(f"{kind} shared", **settings, **halves).name for kind, settings in both.items()]
         names.append(configuration("one then two", gradient_accumulation_steps=1, **shares).name)
         names.append(configuration("two then one", max_train_steps=2, **shares).name)
         names.append(configuration("refused", optimizer="adafactor", **shares).name)

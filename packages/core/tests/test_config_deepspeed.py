@@ -1,4 +1,4 @@
-"""DeepSpeed's settings against the run's own, and the refusal of what cannot be run."""
+"""DeepSpeed's settings against the run's own, and what they share out."""
 
 import json
 from pathlib import Path
@@ -6,12 +6,8 @@ from pathlib import Path
 import pytest
 
 from tuner.config.deepspeed import deepspeed_problems
-from tuner.config.launch import LaunchConfig
 from tuner.config.loading import load_config
-from tuner.config.model import ModelConfig
-from tuner.config.optimisation import OptimisationConfig
-from tuner.config.precision import PrecisionConfig
-from tuner.config.validation import ValidationConfig
+from tuner.config.topics import TOPICS
 from tuner.errors import ConfigError
 
 
@@ -20,13 +16,8 @@ def found(content, **settings):
     given |= {"optimizer": "optimi-adamw", "learning_rate": 1e-5, "grad_clip_method": "norm", "max_grad_norm": 1.0}
     given |= {"model_family": "toy", "model_type": "full", "output_dir": "out", **settings}
     topics = {}
-    for name, topic in {
-        "launch": LaunchConfig,
-        "model": ModelConfig,
-        "optimisation": OptimisationConfig,
-        "precision": PrecisionConfig,
-        "validation": ValidationConfig,
-    }.items():
+    for name in ("launch", "memory", "model", "optimisation", "precision", "scheduled_sampling", "sharding"):
+        topic = TOPICS[name]
         topics[name] = topic(**{key: value for key, value in given.items() if key in topic.model_fields})
     return {problem.key: problem.message for problem in deepspeed_problems(content, "ds.json", topics)}
 
@@ -40,7 +31,7 @@ AGREES = {
     "fp16": {"enabled": False},
     "zero_optimization": {
         "stage": 2,
-        "offload_optimizer": {"device": "nvme", "nvme_path": "/fast"},
+        "offload_optimizer": {"device": "none"},
         "offload_param": {"device": "none"},
     },
 }
@@ -70,7 +61,6 @@ def test_what_agrees_is_no_problem(content):
         ({"zero_optimization": 2}, {}, None, "must be an object"),
         ({"zero_optimization": {"stage": 4}}, {}, "zero_optimization.stage", "4 is no ZeRO stage"),
         ({"zero_optimization": {"stage": True}}, {}, "zero_optimization.stage", "True is no ZeRO stage"),
-        ({"zero_optimization": {"stage": 3}}, {}, "zero_optimization.stage", "validation pictures"),
         (
             {"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}},
             {},
@@ -86,9 +76,10 @@ def test_what_agrees_is_no_problem(content):
         (
             {"zero_optimization": {"stage": 1, "offload_optimizer": {"device": "nvme"}}},
             {},
-            "zero_optimization.offload_optimizer.nvme_path",
-            "needs a folder",
+            "zero_optimization.offload_optimizer.device",
+            "'nvme' is not served",
         ),
+        ({"zero_optimization": {"stage": 1}}, {"optimizer": "adafactor"}, "deepspeed_config", "not proven"),
     ],
 )
 def test_contradictions_name_key_and_value(content, settings, key, message):
@@ -97,13 +88,27 @@ def test_contradictions_name_key_and_value(content, settings, key, message):
     assert message in next(iter(problems.values()))
 
 
-def test_stage_3_without_pictures_is_no_problem():
-    assert found({"zero_optimization": {"stage": 3}}, validation_step_interval=0) == {}
-
-
 def test_adapters_and_other_shapes_are_refused():
-    assert "model_type lora trains few" in found({}, model_type="lora")[None]
+    shared = found({"zero_optimization": {"stage": 2}}, model_type="lora")
+    assert "model_type lora trains few" in shared["deepspeed_config"]
     assert "not list" in found([])[None]
+
+
+@pytest.mark.parametrize(("stage", "frees"), [(1, False), (2, False), (3, True)])
+def test_what_it_shares_out_is_shared_out_and_said(write_config, stage, frees):
+    given = {"deepspeed_config": {"zero_optimization": {"stage": stage}}, "model_type": "full", "num_processes": 2}
+    loaded = load_config(write_config(**given))
+    assert (loaded.config.shards, loaded.config.frees_blocks) == (True, frees)
+    warning = f"deepspeed_config: PyTorch's FSDP2 does what stage {stage} of ZeRO does; DeepSpeed is not used"
+    assert warning in loaded.warnings
+    assert "deepspeed_config" not in loaded.unread
+    alone = load_config(write_config(**{**given, "num_processes": 1}))
+    assert alone.unread["deepspeed_config"] == "num_processes is 1, and one process holds the whole model"
+
+
+def test_stage_0_shares_nothing_out(write_config):
+    assert not load_config(write_config(deepspeed_config={}, num_processes=2)).config.shards
+    assert not load_config(write_config(deepspeed_config={"bf16": {"enabled": True}})).config.shards
 
 
 def problems_of(write_config, value, **settings):
@@ -119,7 +124,6 @@ def test_it_is_read_from_each_place_and_never_ignored(write_config, project, kin
     problems = problems_of(write_config, {"object": content, "text": json.dumps(content), "file": "ds.json"}[kind])
     assert "7 is no ZeRO stage" in problems["zero_optimization.stage"].message
     assert problems["zero_optimization.stage"].file.endswith("ds.json" if kind == "file" else "config.json")
-    assert "no DeepSpeed engine" in problems["deepspeed_config"].message
 
 
 def test_what_cannot_be_read_is_named(write_config):

@@ -108,7 +108,7 @@ def test_all_that_does_not_go_with_it_is_told_at_once(problems):
         "enable_group_offload moves blocks",
         "a rollout lets one process use the model more often",
         "compiling blocks that are shared out is not served",
-        "deepspeed_config shares the model out as well",
+        "fsdp_enable and deepspeed_config both share the model out",
     ):
         assert sum(part in problem for problem in found) == 1, (part, found)
 

@@ -44,7 +44,7 @@ def conflicts(topics: Mapping[str, Any], given: Mapping[str, Given], family: Fam
         *_kernel(memory),
         *_kernel_format(memory, topics["precision"]),
         *launch_problems(topics["launch"], topics["optimisation"]),
-        *sharding_problems(topics),
+        *_sharding(topics),
         *_evaluation(topics["evaluation"]),
         *compiling_problems(topics, family.facts),
     ]
@@ -126,6 +126,12 @@ def _flow(flow: FlowConfig) -> Iterator[Problem]:
     chosen = [name for name in densities if getattr(flow, name)]
     if len(chosen) > 1:
         yield Problem(f"{' and '.join(chosen)} exclude each other", key=chosen[-1], remedy="turn one of them off")
+
+
+@as_far_as_known
+def _sharding(topics: Mapping[str, Any]) -> Iterator[Problem]:
+    if topics["sharding"].fsdp_enable:
+        yield from sharding_problems(topics)
 
 
 @as_far_as_known

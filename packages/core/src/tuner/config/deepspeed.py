@@ -1,5 +1,8 @@
 """A DeepSpeed configuration against the settings of the run, which say the same things in their own words.
 
+What it asks for beside them is that weights, gradients and optimizer state are shared out (ZeRO, Rajbhandari et al.
+2020, https://arxiv.org/abs/1910.02054), which PyTorch's FSDP2 does here.
+
 Key names and their meaning are those of https://www.deepspeed.ai/docs/config-json/; "auto" stands for what the run's
 settings say, as in accelerate.
 """
@@ -10,15 +13,21 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tuner.config.launch import LaunchConfig
-from tuner.config.model import ModelConfig
 from tuner.config.optimisation import OptimisationConfig
 from tuner.config.partial import as_far_as_known
 from tuner.config.precision import PrecisionConfig
-from tuner.config.validation import ValidationConfig
+from tuner.config.sharding import sharding_problems
 from tuner.errors import Problem
 
 AUTO = "auto"
 _DEVICES = ("none", "cpu", "nvme")
+
+
+def zero_stage(content: object) -> int:
+    """Return the stage of ZeRO that a configuration without problems asks for: 0 to 3."""
+    zero = content.get("zero_optimization", {}) if isinstance(content, dict) else {}
+    stage = zero.get("stage", 0) if isinstance(zero, dict) else 0
+    return stage if stage in (1, 2, 3) else 0
 
 
 def deepspeed_problems(content: object, origin: str, topics: Mapping[str, Any]) -> Iterator[Problem]:
@@ -32,25 +41,21 @@ def deepspeed_problems(content: object, origin: str, topics: Mapping[str, Any]) 
     if not isinstance(content, dict):
         yield Problem(f"must be an object of DeepSpeed's settings, not {type(content).__name__}", origin)
         return
-    yield from _zero(content, origin, topics["validation"])
+    yield from _zero(content, origin)
     yield from _sizes(content, origin, topics["optimisation"], topics["launch"])
     yield from _updates(content, origin, topics["optimisation"])
     yield from _formats(content, origin, topics["precision"])
-    yield from _sharding(origin, topics["model"])
+    if zero_stage(content):
+        yield from _sharing(topics)
 
 
 @as_far_as_known
-def _sharding(origin: str, model: ModelConfig) -> Iterator[Problem]:
-    if model.model_type == "lora":
-        yield Problem(
-            "DeepSpeed shards weights that train, and model_type lora trains few",
-            origin,
-            remedy="leave deepspeed_config out; base_model_precision and enable_group_offload spare memory instead",
-        )
+def _sharing(topics: Mapping[str, Any]) -> Iterator[Problem]:
+    if not topics["sharding"].fsdp_enable:  # which is checked by itself, and does not go with this one
+        yield from sharding_problems(topics, "deepspeed_config")
 
 
-@as_far_as_known
-def _zero(content: Mapping[str, Any], origin: str, validation: ValidationConfig) -> Iterator[Problem]:
+def _zero(content: Mapping[str, Any], origin: str) -> Iterator[Problem]:
     zero = content.get("zero_optimization", {})
     if not isinstance(zero, dict):
         yield Problem(f"must be an object, not {zero!r}", origin, "zero_optimization")
@@ -59,13 +64,6 @@ def _zero(content: Mapping[str, Any], origin: str, validation: ValidationConfig)
     if isinstance(stage, bool) or stage not in (0, 1, 2, 3):
         yield Problem(f"{stage!r} is no ZeRO stage (one of: 0, 1, 2, 3)", origin, "zero_optimization.stage")
         return
-    if stage == 3 and validation.validation_step_interval:
-        yield Problem(
-            "stage 3 leaves no process with all weights, which validation pictures need",
-            origin,
-            "zero_optimization.stage",
-            "use stage 2, or set validation_step_interval to 0",
-        )
     for name, least in (("offload_optimizer", 1), ("offload_param", 3)):
         yield from _offload(zero.get(name), stage, least, origin, f"zero_optimization.{name}")
 
@@ -79,8 +77,11 @@ def _offload(given: object, stage: int, least: int, origin: str, key: str) -> It
         return
     if device != "none" and stage < least:
         yield Problem(f"needs a zero_optimization.stage of at least {least}, and it is {stage}", origin, key)
-    if device == "nvme" and not given.get("nvme_path"):
-        yield Problem("device nvme needs a folder", origin, f"{key}.nvme_path", "name one on a fast local disk")
+    elif device != "none":
+        remedy = "set it to none; gradient_checkpointing and an optimizer with little state spare memory"
+        yield Problem(
+            f"{device!r} is not served: what is shared out stays on the devices", origin, f"{key}.device", remedy
+        )
 
 
 @as_far_as_known

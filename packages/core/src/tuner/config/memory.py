@@ -61,8 +61,9 @@ class MemoryConfig(Topic):
     )
     deepspeed_config: str | dict[str, Any] | None = setting(
         None,
-        "DeepSpeed's settings, as JSON or a file that holds them. Checked against the other settings and then refused: "
-        "this version has no DeepSpeed engine.",
+        "DeepSpeed's settings, as JSON or a file that holds them, checked against the other settings. What they share "
+        "out over several processes (stages 1 to 3 of ZeRO) PyTorch's FSDP2 shares out: stages 1 and 2 as with "
+        "fsdp_reshard_after_forward false, stage 3 as with true.",
     )
 
     @field_validator("deepspeed_config", mode="before")

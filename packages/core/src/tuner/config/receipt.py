@@ -115,8 +115,9 @@ def _special(config: RunConfig, given: Mapping[str, Given], facts: FamilyFacts) 
         yield "quantize_via", "nothing is quantised"
     if "accelerate_config" in given and config.launch.num_processes == 1:
         yield "accelerate_config", "num_processes is 1, so nothing is launched"
-    if "fsdp_enable" in given and config.sharding.fsdp_enable and config.launch.num_processes == 1:
-        yield "fsdp_enable", "num_processes is 1, and one process holds the whole model"
+    if config.shards and config.launch.num_processes == 1:
+        key = "fsdp_enable" if config.sharding.fsdp_enable else "deepspeed_config"
+        yield key, "num_processes is 1, and one process holds the whole model"
     alignment = given.get("aspect_bucket_alignment")
     if alignment and alignment.origin != "family" and config.data.aspect_bucket_alignment != facts.pixel_alignment:
         yield "aspect_bucket_alignment", f"{facts.title} needs sides in multiples of {facts.pixel_alignment}"

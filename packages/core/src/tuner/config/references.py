@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tuner.config.dataset_file import DatasetFile, parse_dataset_file
-from tuner.config.deepspeed import deepspeed_problems
+from tuner.config.deepspeed import deepspeed_problems, zero_stage
 from tuner.config.evaluation import EvaluationConfig
 from tuner.config.keys import Given, describe_errors
 from tuner.config.launch import LaunchConfig
@@ -183,7 +183,7 @@ def _read_lycoris(topics: Mapping[str, Any], given: Mapping[str, Given], reading
 
 
 def _check_deepspeed(topics: Mapping[str, Any], given: Mapping[str, Given], reading: Reading) -> dict[str, Any]:
-    """Check what DeepSpeed would be told, and refuse: without its engine the run would be another one."""
+    """Check what DeepSpeed would be told, and return the stage of ZeRO that it asks for."""
     value = topics["memory"].deepspeed_config
     if not value:
         return {}
@@ -197,18 +197,13 @@ def _check_deepspeed(topics: Mapping[str, Any], given: Mapping[str, Given], read
         found = reading.find(Path(value), given[key], key)
         content = (reading.read(found) or {}) if found else {}
         origin = str(found) if found else origin
-    if not isinstance(content, str):
-        reading.problems += deepspeed_problems(content, origin, topics)
-    reading.problems.append(
-        Problem(
-            "this version has no DeepSpeed engine, and training without it would be another run",
-            given[key].origin,
-            key,
-            "leave it out; over several processes fsdp_enable shares a full fine-tune out, as stage 3 does; on one "
-            "device gradient_checkpointing and optimizer_release_gradients spare memory",
-        )
-    )
-    return {}
+    if isinstance(content, str):
+        return {}
+    reading.problems += deepspeed_problems(content, origin, topics)
+    stage = zero_stage(content)
+    if stage:
+        reading.warnings.append(f"{key}: PyTorch's FSDP2 does what stage {stage} of ZeRO does; DeepSpeed is not used")
+    return {"zero_stage": stage}
 
 
 def _read_prompts(topics: Mapping[str, Any], given: Mapping[str, Given], reading: Reading) -> dict[str, Any]:

@@ -41,6 +41,7 @@ class RunConfig(BaseModel):
         prompts: Nickname -> prompt of the libraries that pictures are made of.
         prompt_strengths: Nickname -> strength of the adapter, for prompts that have one of their own.
         webhooks: Contents of webhook_config.
+        zero_stage: The stage of ZeRO that deepspeed_config asks for, 0 to 3.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -71,11 +72,22 @@ class RunConfig(BaseModel):
     prompts: dict[str, str] = {}
     prompt_strengths: dict[str, float] = {}
     webhooks: tuple[Webhook, ...] = ()
+    zero_stage: int = 0
 
     @property
     def evaluates_loss(self) -> bool:
         """Whether the loss on evaluation data is taken."""
         return bool(self.eval_datasets and self.evaluation.has_interval and not self.evaluation.eval_loss_disable)
+
+    @property
+    def shards(self) -> bool:
+        """Whether several processes share the model out."""
+        return self.sharding.fsdp_enable or self.zero_stage > 0
+
+    @property
+    def frees_blocks(self) -> bool:
+        """Whether they take a block apart between forward and backward pass: ZeRO's third stage does."""
+        return self.zero_stage == 3 if self.zero_stage else self.sharding.fsdp_reshard_after_forward
 
     def flat(self) -> dict[str, Any]:
         """Return all settings by their public keys, as JSON values."""

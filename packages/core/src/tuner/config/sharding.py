@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import field_validator
@@ -62,67 +63,59 @@ class ShardingConfig(Topic):
         return value
 
 
-def sharding_problems(topics: Mapping[str, Any]) -> Iterator[Problem]:
-    """Check whether what is shared out can be trained as the other settings say."""
-    sharding: ShardingConfig = topics["sharding"]
-    for check in (_adapter, _deepspeed, _offload, _rollouts, _compiling, _optimizer):
-        yield from check(sharding, topics)
+def sharding_problems(topics: Mapping[str, Any], key: str = "fsdp_enable") -> Iterator[Problem]:
+    """Check whether a model that is shared out can be trained as the other settings say.
+
+    Args:
+        topics: The run's settings by topic.
+        key: The setting that shares it out.
+    """
+    for rule in (_adapter, _both, _offload, _rollouts, _compiling, _optimizer):
+        for problem in rule(topics):
+            yield replace(problem, key=key)
 
 
-def _rule(check: Callable[[Mapping[str, Any]], tuple[bool, str, str]]) -> Callable[..., list[Problem]]:
-    """Make a check of a function that says whether something does not go with sharding, why not, and what helps."""
-
-    @as_far_as_known
-    def found(sharding: ShardingConfig, topics: Mapping[str, Any]) -> Iterator[Problem]:
-        if sharding.fsdp_enable:
-            violated, message, remedy = check(topics)
-            if violated:
-                yield Problem(message, key="fsdp_enable", remedy=remedy)
-
-    return found
+@as_far_as_known
+def _adapter(topics: Mapping[str, Any]) -> Iterator[Problem]:
+    if topics["model"].model_type == "lora":
+        yield Problem(
+            "it shares out weights that train, and model_type lora trains few",
+            remedy="leave it out; base_model_precision and enable_group_offload spare memory instead",
+        )
 
 
-@_rule
-def _adapter(topics: Mapping[str, Any]) -> tuple[bool, str, str]:
-    return (
-        topics["model"].model_type == "lora",
-        "it shares out weights that train, and model_type lora trains few",
-        "leave it out; base_model_precision and enable_group_offload spare memory instead",
-    )
+@as_far_as_known
+def _both(topics: Mapping[str, Any]) -> Iterator[Problem]:
+    if topics["memory"].deepspeed_config and topics["sharding"].fsdp_enable:
+        yield Problem("fsdp_enable and deepspeed_config both share the model out", remedy="leave one of them out")
 
 
-@_rule
-def _deepspeed(topics: Mapping[str, Any]) -> tuple[bool, str, str]:
-    given = bool(topics["memory"].deepspeed_config)
-    return given, "deepspeed_config shares the model out as well", "leave one of them out"
+@as_far_as_known
+def _offload(topics: Mapping[str, Any]) -> Iterator[Problem]:
+    if topics["memory"].enable_group_offload:
+        yield Problem("enable_group_offload moves blocks that are shared out", remedy="turn one of them off")
 
 
-@_rule
-def _offload(topics: Mapping[str, Any]) -> tuple[bool, str, str]:
-    moves = topics["memory"].enable_group_offload
-    return moves, "enable_group_offload moves blocks that are shared out", "turn one of them off"
+@as_far_as_known
+def _rollouts(topics: Mapping[str, Any]) -> Iterator[Problem]:
+    if topics["scheduled_sampling"].rolls_out:
+        yield Problem(
+            "a rollout lets one process use the model more often than another, and they gather it together",
+            remedy="set scheduled_sampling_probability to 0",
+        )
 
 
-@_rule
-def _rollouts(topics: Mapping[str, Any]) -> tuple[bool, str, str]:
-    return (
-        topics["scheduled_sampling"].rolls_out,
-        "a rollout lets one process use the model more often than another, and they gather it together",
-        "set scheduled_sampling_probability to 0",
-    )
+@as_far_as_known
+def _compiling(topics: Mapping[str, Any]) -> Iterator[Problem]:
+    if training_backend(topics["launch"]):
+        yield Problem("compiling blocks that are shared out is not served", remedy="set dynamo_backend to no")
 
 
-@_rule
-def _compiling(topics: Mapping[str, Any]) -> tuple[bool, str, str]:
-    compiles = training_backend(topics["launch"]) is not None
-    return compiles, "compiling blocks that are shared out is not served", "set dynamo_backend to no"
-
-
-@_rule
-def _optimizer(topics: Mapping[str, Any]) -> tuple[bool, str, str]:
+@as_far_as_known
+def _optimizer(topics: Mapping[str, Any]) -> Iterator[Problem]:
     optimisation = topics["optimisation"]
-    return (
-        optimisation.optimizer_spec.sharded is None and not topics["model"].i_know_what_i_am_doing,
-        f"{optimisation.optimizer} is not proven to be right for weights that are shared out",
-        "use adamw_bf16, optimi-adamw, optimi-lion or optimi-stableadamw, or set i_know_what_i_am_doing",
-    )
+    if optimisation.optimizer_spec.sharded is None and not topics["model"].i_know_what_i_am_doing:
+        yield Problem(
+            f"{optimisation.optimizer} is not proven to be right for weights that are shared out",
+            remedy="use adamw_bf16, optimi-adamw, optimi-lion or optimi-stableadamw, or set i_know_what_i_am_doing",
+        )

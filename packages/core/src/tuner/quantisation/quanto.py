@@ -17,8 +17,8 @@ def _unpack(packed: Tensor, bits: int) -> Tensor:
     return torch.cat([(packed >> shift) & (2**bits - 1) for shift in range(0, 8, bits)])
 
 
-# On the CPU quanto does the same in C++, which it compiles at the first use: for minutes, with a compiler that not every
-# machine has, and behind a lock that a killed process leaves behind.
+# On the CPU quanto does the same in C++, which it compiles at the first use: for minutes, with a compiler that many
+# machines lack, and behind a lock that a killed process leaves behind.
 _OPERATIONS = Library("quanto", "FRAGMENT")
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="(?s).*Overriding a previously registered kernel")

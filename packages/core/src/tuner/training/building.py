@@ -65,7 +65,7 @@ def build_learner(session: Session, *, fresh: bool) -> Learner:
     denoiser.train()
     sharded = None
     if shards:
-        frees = config.sharding.fsdp_reshard_after_forward
+        frees = config.frees_blocks
         sharded = shard_denoiser(denoiser, session.processes, session.device, session.facts.title, frees=frees)
     return Learner(components, trainable, _optimizer(session, trainable), _average(config.ema, trainable), sharded)
 

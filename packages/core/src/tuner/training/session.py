@@ -74,7 +74,7 @@ class Session:
     @property
     def shards(self) -> bool:
         """Whether the denoiser is shared out over processes."""
-        return self.config.sharding.fsdp_enable and not self.processes.is_alone
+        return self.config.shards and not self.processes.is_alone
 
     @property
     def codec_dtype(self) -> torch.dtype:
