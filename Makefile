@@ -41,13 +41,13 @@ layers: $(INSTALLED) ## who may import whom
 	$(BIN)/lint-imports
 
 unit: $(INSTALLED) ## tests of all packages, together
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS) --dist loadfile
 
 long: $(INSTALLED) ## the long tests, which make test leaves out: all quickstarts, compiling, every optimizer's resume
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS) -m long tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS) --dist loadfile -m long tests
 
 across: $(INSTALLED) ## the tests that need several packages
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS) tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS) --dist loadfile tests
 
 browser: $(INSTALLED) ## the page that shows a run, in Chromium (not part of `make test`)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m browser tests

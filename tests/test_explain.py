@@ -84,7 +84,7 @@ def test_weights_in_several_files_open_in_diffusers_as_before(twin, tmp_path, mo
 
     monkeypatch.setattr(files, "_SHARD", "50KB")
     model = SanaTransformer2DModel.from_pretrained(twin, subfolder="transformer")
-    files.write_model(tmp_path / "ours", model, {"b": "é", "a": "1"})
+    files.write_model(tmp_path / "ours", model, model.state_dict(), {"b": "é", "a": "1"})
     model.save_pretrained(tmp_path / "theirs", max_shard_size="50KB")
     names = sorted(path.name for path in (tmp_path / "theirs").iterdir())
     assert len(names) > 4

@@ -192,7 +192,7 @@ def test_a_long_prompt_of_any_letters_has_a_name_that_file_systems_take(runs, ge
         (["--quantise", "int8-quanto", "--steps", "0"],
          ["no prompt is given", "quantising before merging", "add --merge", "steps: is 0"]),
         (["--prompt", "a", "--quantise", "int9", "--merge"], ["quantise: 'int9'"]),
-        (["--prompt", "a", "--quantise", "int2-quanto", "--merge"], ["int2-quanto is refused for Sana"]),
+        (["--prompt", "a", "--quantise", "int2-quanto", "--merge"], ["int2-quanto is not worth it for Sana"]),
         (["--prompt", "a", "--width", "64"], ["width and height: both are needed"]),
         (["--prompt", "a", "--sana_human_instruction", "x"], ["sana_human_instruction"]),
         (["--prompt", "a", "--family", "omnigen"], ["was trained for sana"]),

@@ -22,6 +22,7 @@ def proofs():
     }
 
 
+@pytest.mark.long
 def test_a_sound_family_passes_everything(kit, proofs):
     outcome = kit.run("sana")
     assert not outcome.failed

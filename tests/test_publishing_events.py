@@ -282,7 +282,7 @@ def test_a_card_that_cannot_be_read_now_is_not_taken_for_none(hub, load, caplog,
     """A hub that fails while it is asked for README.md says nothing of what somebody wrote there."""
     monkeypatch.setattr(uploads, "PAUSES", (0.0,))
     hub.repositories[REPOSITORY] = Repository({"README.md": b"# theirs"}, ["first"])
-    hub.fault = lambda method, path: 503 if path.endswith("/resolve/main/README.md") else None
+    hub.fault = lambda method, path: 501 if path.endswith("/resolve/main/README.md") else None
     Staged(load()).end()
     assert hub.repositories[REPOSITORY].files == {"README.md": b"# theirs"}
     assert "it is sent again" in caplog.text

@@ -16,6 +16,7 @@ from tuner.training import run as run_module
 from tuner.training import step as step_module
 from tuner.training.interruption import StopRequest
 from tuner.training.memory_errors import OutOfMemoryError
+from tuner.training.persistence import hold_state
 from tuner.training.rehearsal import SHORTEST, largest_bucket
 from tuner.training.run import prepare_run, train
 
@@ -226,8 +227,9 @@ def test_a_checkpoint_that_cannot_be_written_is_told_before_the_first_step(proje
 
 def test_a_full_disk_leaves_no_half_of_a_checkpoint(project):
     run = prepare_run(load_config(project(max_train_steps=1)), StopRequest())
+    held = hold_state(run.learner)
     Path("output").mkdir()
     with small_files(1000), pytest.raises(CheckpointError, match=r"cannot write output/checkpoint-1: "):
-        run._save_checkpoint(1)
+        run._save_checkpoint(1, held)
     assert list(Path("output").iterdir()) == []
     run.data.latents.close()

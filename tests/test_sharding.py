@@ -37,7 +37,9 @@ KINDS = {
         "deepspeed_config": DEEPSPEED, "mixed_precision": "bf16", "optimizer": "adamw_bf16", "max_grad_norm": 0.01,
     },
 }  # fmt: skip
-KINDS |= {name: {"model_family": name, "max_train_steps": 2} for name in ("omnigen", "auraflow", "hidream", "cosmos2")}
+FAMILIES = ("omnigen", "auraflow", "hidream", "cosmos2")
+HALVES = {"gradient_accumulation_steps": 2}
+SHARES = {"fsdp_enable": True}
 TOGETHER = """
 import json, sys
 from pathlib import Path
@@ -123,36 +125,56 @@ def shared(configuration, folder):
     before = Path.cwd()
     os.chdir(folder)
     try:
-        halves, shares = {"gradient_accumulation_steps": 2}, {"fsdp_enable": True}
-        both = {kind: {**shares, **kept} for kind, kept in KINDS.items()}
+        both = {kind: {**SHARES, **kept} for kind, kept in KINDS.items()}
         both["bf16"].pop("fsdp_enable")
         for kind, settings in KINDS.items():
             train(load_config(configuration(f"{kind} alone", **settings, gradient_accumulation_steps=4)))
-        train(load_config(configuration("one then two", **halves, max_train_steps=2)))
-        names = [configuration(f"{kind} shared", **settings, **halves).name for kind, settings in both.items()]
-        names.append(configuration("one then two", gradient_accumulation_steps=1, **shares).name)
-        names.append(configuration("two then one", max_train_steps=2, **shares).name)
-        names.append(configuration("refused", optimizer="adafactor", **shares).name)
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        (folder / "shared.py").write_text(TOGETHER)
-        subprocess.run([*launch, "shared.py", *names], check=True)
-        train(load_config(configuration("two then one", **halves)))
-        train(load_config(configuration("alone", **halves)))
+        train(load_config(configuration("one then two", **HALVES, max_train_steps=2)))
+        names = [configuration(f"{kind} shared", **settings, **HALVES).name for kind, settings in both.items()]
+        names.append(configuration("one then two", gradient_accumulation_steps=1, **SHARES).name)
+        names.append(configuration("two then one", max_train_steps=2, **SHARES).name)
+        names.append(configuration("refused", optimizer="adafactor", **SHARES).name)
+        found = launch(names)
+        train(load_config(configuration("two then one", **HALVES)))
+        train(load_config(configuration("alone", **HALVES)))
     finally:
         os.chdir(before)
-    return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
+    return found
+
+
+def launch(names: list[str]) -> list[dict]:
+    """Train in two processes, and return what each says, by rank."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    Path("shared.py").write_text(TOGETHER)
+    subprocess.run([*launcher, "shared.py", *names], check=True)
+    return [json.loads(Path(f"rank-{rank}.json").read_text()) for rank in range(2)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_trains_what_one_process_does_with_twice_the_accumulation(shared, folder, kind):
+    assert shared[0][f"{kind} shared.json"][0] == shared[1][f"{kind} shared.json"][0] == "done"
+    compare(folder, kind, 2e-2 if kind == "bf16" else TOLERANCE)
+
+
+@pytest.mark.long
+def test_every_family_trains_what_one_process_does(configuration, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    each = {family: {"model_family": family, "max_train_steps": 2} for family in FAMILIES}
+    for family, settings in each.items():
+        train(load_config(configuration(f"{family} alone", **settings, gradient_accumulation_steps=4)))
+    launch([configuration(f"{name} shared", **settings, **HALVES, **SHARES).name for name, settings in each.items()])
+    for family in FAMILIES:
+        compare(folder, family, TOLERANCE)
+
+
+def compare(folder: Path, kind: str, tolerance: float) -> None:
+    """Compare the files of a run in one process with those of one in two, and the metrics."""
     alone, both = folder / f"output of {kind} alone", folder / f"output of {kind} shared"
     files = sorted(path.relative_to(alone) for path in alone.rglob("*.safetensors"))
     assert len(files) >= 4
     assert files == sorted(path.relative_to(both) for path in both.rglob("*.safetensors"))
-    tolerance = 2e-2 if kind == "bf16" else TOLERANCE
     for file in files:
         assert spread(alone / file, both / file) < tolerance, file
-    assert shared[0][f"{kind} shared.json"][0] == shared[1][f"{kind} shared.json"][0] == "done"
     rows, others = (
         [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()] for path in (alone, both)
     )
@@ -212,6 +234,7 @@ def test_an_optimizer_that_is_not_proven_for_it_is_refused(shared):
         assert "adafactor is not proven to be right for weights that are shared out" in message
 
 
+@pytest.mark.long
 def test_a_run_ends_when_one_of_its_processes_is_killed(configuration, folder, monkeypatch):
     monkeypatch.chdir(folder)
     config = configuration("killed", num_processes=2, max_train_steps=100_000, fsdp_enable=True)

@@ -7,11 +7,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import jsonschema
 import pytest
 from PIL import Image
 
+from tuner.cli.main import main
 from tuner.config.loading import load_config
 from tuner.config.reader import read_document
 
@@ -43,19 +45,27 @@ def place(tmp_path, monkeypatch):
     return lay_out
 
 
-def check(*arguments):
-    command = [
-        sys.executable,
-        "-c",
-        "import sys; from tuner.cli.main import main; sys.exit(main())",
-        "check",
-        *arguments,
-    ]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+class Done(NamedTuple):
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def check(capsys):
+    """Run `tuner check` in this process."""
+
+    def run(*arguments):
+        code = main(["check", *arguments])
+        return Done(code, *capsys.readouterr())
+
+    return run
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_files_of_a_family_pass_a_check_unedited(place, family):
+def test_the_files_of_a_family_pass_a_check_unedited(place, check, family):
     place(family)
     done = check()
     assert done.returncode == 0, done.stderr + done.stdout
@@ -63,7 +73,7 @@ def test_the_files_of_a_family_pass_a_check_unedited(place, family):
     assert "dreambooth-subject" in done.stdout
 
 
-def test_sana_has_no_configuration_file_so_its_settings_come_as_arguments(place, monkeypatch):
+def test_sana_has_no_configuration_file_so_its_settings_come_as_arguments(place, check, monkeypatch):
     """The keys that its quickstart names in its text, in both spellings."""
     place("sana")
     monkeypatch.setenv("CONFIG_BACKEND", "cmd")
@@ -102,7 +112,7 @@ def test_the_fragments_of_the_quickstarts_are_understood_in_both_spellings(place
     assert any("<token>" in line for line in loaded.warnings)
 
 
-def test_a_data_set_file_in_the_other_usual_place_is_found_and_named(place):
+def test_a_data_set_file_in_the_other_usual_place_is_found_and_named(place, check):
     folder = place("auraflow")
     (folder / "config" / "auraflow" / "multidatabackend.json").rename(folder / "config" / "multidatabackend.json")
     loaded = load_config(folder / "config" / "config.json")
@@ -115,14 +125,7 @@ def test_a_data_set_file_in_the_other_usual_place_is_found_and_named(place):
 def schemas():
     found = {}
     for kind in ("config", "datasets", "lycoris"):
-        command = [
-            sys.executable,
-            "-c",
-            "import sys; from tuner.cli.main import main; sys.exit(main())",
-            "schema",
-            kind,
-        ]
-        shown = subprocess.run(command, capture_output=True, text=True, check=True)
+        shown = subprocess.run([*TUNER, "schema", kind], capture_output=True, text=True, check=True)
         found[kind] = json.loads(shown.stdout)
         jsonschema.Draft202012Validator.check_schema(found[kind])
     return found

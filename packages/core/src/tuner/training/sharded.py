@@ -76,7 +76,8 @@ def shard_denoiser(
             f"fsdp_enable: weights of {title} are of several types ({names}), and what is gathered together must be of "
             "one\n    -> set it to false, or mixed_precision to no"
         )
-    # A family that changed the network's output in place would fail in its backward pass, as the kit proves.
+    # Nothing hangs on the hook that changing the network's output in place drops: its own weights stay together until
+    # the backward pass. Of a block, that would fail in the backward pass, since its weights are gone.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(device.type, (processes.count,))
     network: Any = denoiser

@@ -30,7 +30,7 @@ def alone() -> Iterator[Processes]:
 
 @pytest.mark.parametrize("frees", [True, False])
 def test_a_shared_out_denoiser_learns_the_same(family: FamilyUnderTest, alone: Processes, frees: bool) -> None:
-    """All weights learn the same, with checkpointing; a network that changes its own output in place would not."""
+    """All weights learn the same, with checkpointing. Weights that are used outside of the network would not."""
     kind = KINDS["full"]
     plain = learner(family, kind)
     components = family.load("denoiser")
