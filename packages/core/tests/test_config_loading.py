@@ -298,7 +298,7 @@ def test_no_setting_is_dead():
         path.read_text() for path in root.rglob("*.py") if "config/" not in path.relative_to(root).as_posix()
     )
     files = ("loading", "references", "dataset_file", "flow", "checkpoints", "validation", "scheduled_sampling")
-    files += ("optimisation", "launch", "datasets", "run", "previews")
+    files += ("optimisation", "launch", "datasets", "run", "previews", "sharding")
     code += "".join((root / "config" / f"{name}.py").read_text() for name in files)
     fields = {key: field for _, key, field in all_settings()} | DatasetConfig.model_fields | TableConfig.model_fields
     fields |= LycorisConfig.model_fields | LycorisPreset.model_fields

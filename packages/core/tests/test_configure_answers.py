@@ -212,7 +212,8 @@ def test_problems_are_those_of_a_run_and_name_the_file(write_config):
     path = write_config("sub/mine.json", max_train_steps=0, lr_warmup_steps=-1)
     session = Session(open_draft(path))
     found = find_problems(session.sheet, None).problems
-    assert {problem.key: problem.file for problem in found} == {"lr_warmup_steps": str(path)}
+    files = {problem.key: problem.file for problem in found}
+    assert files == {"lr_warmup_steps": str(path), "max_train_steps": str(path)}
     session.sheet.answer("lr_warmup_steps", 1)
     (problem,) = find_problems(session.sheet, None).problems
     assert (problem.key, problem.file) == ("max_train_steps", str(path))
