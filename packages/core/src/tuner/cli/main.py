@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from tuner import __version__
-from tuner.cli.generate_command import add_arguments
+from tuner.cli.generate_arguments import add_arguments
 from tuner.errors import TunerError
 from tuner.launched import launched
 
