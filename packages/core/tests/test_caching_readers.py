@@ -158,6 +158,7 @@ def test_a_script_is_not_run_again(tmp_path: Path) -> None:
 
 def main(path: Path) -> int:
     """Read a picture in a process; say so where it is interrupted."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what starts in the background inherits deafness to it
     try:
         with read_in_processes(2) as load:
             load(path, CROPPED)
