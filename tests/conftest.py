@@ -6,6 +6,8 @@ import functools
 import hashlib
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
@@ -126,6 +128,67 @@ def visible_log() -> Iterator[None]:
     propagate, logger.propagate = logger.propagate, True
     yield
     logger.propagate = propagate
+
+
+class Runs:
+    """Runs of one folder: one launch of two processes serves many of them."""
+
+    def __init__(self, folder: Path, twin: Path, photographs: Path) -> None:
+        self.folder = folder
+        self._twins = {FAMILY: twin}
+        entry = {
+            "id": "photographs", "instance_data_dir": str(photographs), "caption_strategy": "textfile",
+            "resolution": 192, "resolution_type": "pixel_area",
+        }  # fmt: skip
+        lokr = {"algo": "lokr", "multiplier": 1.0, "linear_dim": 10000, "linear_alpha": 1, "factor": 4}
+        regularisation = {**entry, "id": "regularisation", "is_regularisation_data": True}
+        kept_back = {**entry, "id": "kept back", "dataset_type": "eval"}
+        for name, content in {
+            "lycoris": lokr, "data": [entry], "regularised": [entry, regularisation], "evaluated": [entry, kept_back],
+        }.items():  # fmt: skip
+            (folder / f"{name}.json").write_text(json.dumps(content))
+
+    def configure(self, name: str, **settings: Any) -> Path:
+        """Write the configuration of a short run, by default of a LoKr."""
+        values = {
+            "model_family": FAMILY, "model_type": "lora", "lora_type": "lycoris", "lycoris_config": "lycoris.json",
+            "data_backend_config": "data.json", "max_train_steps": 4, "output_dir": str(self.output_of(name)),
+            "train_batch_size": 2, "learning_rate": 1e-3, "lr_warmup_steps": 0, "lr_scheduler": "constant",
+            "optimizer": "optimi-adamw", "mixed_precision": "no", "validation_step_interval": 0,
+            "cache_dir": str(self.folder / "cache"), "seed": 7, "log_interval": 1, "caption_dropout_probability": 0.5,
+            **settings,
+        }  # fmt: skip
+        for key in ("lycoris_config", "data_backend_config"):
+            values[key] = str(self.folder / values[key])
+        values["pretrained_model_name_or_path"] = str(self._twin(values["model_family"]))
+        path = self.folder / f"{name}.json"
+        path.write_text(json.dumps(values))
+        return path
+
+    def output_of(self, name: str) -> Path:
+        """Return the folder of a run's results."""
+        return self.folder / f"output of {name}"
+
+    def launch(self, program: str, configurations: list[Path]) -> list[dict[str, Any]]:
+        """Run a program in two processes, and return what each has written to its `rank-N.json`."""
+        (self.folder / "program.py").write_text(program)
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        subprocess.run([*launcher, "program.py", *(path.name for path in configurations)], check=True, cwd=self.folder)
+        return [json.loads((self.folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
+
+    def _twin(self, family: str) -> Path:
+        from tuner.cli.twins import write_twin
+        from tuner.plugins import load_family
+
+        if family not in self._twins:
+            self._twins[family] = write_twin(load_family(family), self.folder / f"twin of {family}")
+        return self._twins[family]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, twin: Path, photographs: Path) -> Runs:
+    """The runs of a module."""
+    return Runs(tmp_path_factory.mktemp("runs"), twin, photographs)
 
 
 class AdaptedTwin:

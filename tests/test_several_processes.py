@@ -1,7 +1,6 @@
 """Processes that train one model together give what one process gives, and end together."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -21,7 +20,6 @@ from tuner.training.run import prepare_run, train
 TOLERANCE = 1e-4
 """Relative difference of L2 norms: gradients are added up in another order, and Adam enlarges their rounding errors."""
 
-COMMON = {"cache_dir": "cache", "seed": 7, "log_interval": 1, "caption_dropout_probability": 0.5}
 STANDARD = {"lora_type": "standard", "lora_rank": 4, "lora_dropout": 0.3, "gradient_checkpointing": False}
 PICTURES = {
     "validation_prompt": "a rocket", "validation_num_inference_steps": 2, "validation_resolution": "128",
@@ -98,66 +96,25 @@ def spread(file: Path, other: Path) -> float:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("together")
-
-
-@pytest.fixture(scope="module")
-def configuration(twin, photographs, folder):
-    """Write a configuration of the common folder, so that one launch serves many runs."""
-
-    def write(name: str, **settings) -> Path:
-        (folder / "lycoris.json").write_text(
-            json.dumps({"algo": "lokr", "multiplier": 1.0, "linear_dim": 10000, "linear_alpha": 1, "factor": 4})
-        )
-        entry = {
-            "id": "photographs", "instance_data_dir": str(photographs), "caption_strategy": "textfile",
-            "resolution": 192, "resolution_type": "pixel_area",
-        }  # fmt: skip
-        regularisation = {**entry, "id": "regularisation", "is_regularisation_data": True}
-        (folder / "data.json").write_text(json.dumps([entry]))
-        (folder / "regularised.json").write_text(json.dumps([entry, regularisation]))
-        values = {
-            "model_family": "sana", "model_type": "lora", "lora_type": "lycoris", "lycoris_config": "lycoris.json",
-            "pretrained_model_name_or_path": str(twin), "data_backend_config": "data.json", "max_train_steps": 4,
-            "output_dir": f"output of {name}", "train_batch_size": 2, "learning_rate": 1e-3, "lr_warmup_steps": 0,
-            "lr_scheduler": "constant", "optimizer": "optimi-adamw", "mixed_precision": "no",
-            "validation_step_interval": 0, **COMMON, **settings,
-        }  # fmt: skip
-        path = folder / f"{name}.json"
-        path.write_text(json.dumps(values))
-        return path
-
-    return write
-
-
-@pytest.fixture(scope="module")
-def together(configuration, folder):
+def together(runs):
     """All runs of two processes, and those of one to compare them with: what each process says, by rank."""
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        halves = {"gradient_accumulation_steps": 2}
-        for kind, settings in KINDS.items():
-            train(load_config(configuration(f"{kind} alone", **settings, gradient_accumulation_steps=4)))
-        train(load_config(configuration("one then two", **halves, max_train_steps=2)))
-        names = [configuration(f"{kind} together", **settings, **halves).name for kind, settings in KINDS.items()]
-        names.append(configuration("one then two", gradient_accumulation_steps=1).name)
-        names.append(configuration("two then one", max_train_steps=2).name)
-        names.append(configuration("poisoned", log_interval=1).name)
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        (folder / "together.py").write_text(TOGETHER)
-        subprocess.run([*launch, "together.py", *names], check=True)
-        train(load_config(configuration("two then one", **halves)))
-        train(load_config(configuration("alone", **halves)))
-    finally:
-        os.chdir(before)
-    return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
+    configure, halves = runs.configure, {"gradient_accumulation_steps": 2}
+    for kind, settings in KINDS.items():
+        train(load_config(configure(f"{kind} alone", **settings, gradient_accumulation_steps=4)))
+    train(load_config(configure("one then two", **halves, max_train_steps=2)))
+    both = [configure(f"{kind} together", **settings, **halves) for kind, settings in KINDS.items()]
+    both.append(configure("one then two", gradient_accumulation_steps=1))
+    both.append(configure("two then one", max_train_steps=2))
+    both.append(configure("poisoned", log_interval=1))
+    found = runs.launch(TOGETHER, both)
+    train(load_config(configure("two then one", **halves)))
+    train(load_config(configure("alone", **halves)))
+    return found
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_two_processes_train_what_one_does_with_twice_the_accumulation(together, folder, kind):
-    alone, both = folder / f"output of {kind} alone", folder / f"output of {kind} together"
+def test_two_processes_train_what_one_does_with_twice_the_accumulation(together, runs, kind):
+    alone, both = runs.output_of(f"{kind} alone"), runs.output_of(f"{kind} together")
     files = sorted(path.relative_to(alone) for path in alone.rglob("*.safetensors"))
     assert len(files) >= 3
     assert files == sorted(path.relative_to(both) for path in both.rglob("*.safetensors"))
@@ -166,11 +123,13 @@ def test_two_processes_train_what_one_does_with_twice_the_accumulation(together,
     assert together[0][f"{kind} together.json"][:2] == together[1][f"{kind} together.json"][:2] == ["done", 4]
 
 
-def test_only_the_main_process_exports_and_reports(together, folder):
-    assert together[0]["lokr together.json"][2] == "output of lokr together/pytorch_lora_weights.safetensors"
+def test_only_the_main_process_exports_and_reports(together, runs):
+    assert together[0]["lokr together.json"][2] == str(
+        runs.output_of("lokr together") / "pytorch_lora_weights.safetensors"
+    )
     assert together[1]["lokr together.json"][2] == "None"
     alone, both = (
-        [json.loads(line) for line in (folder / f"output of lokr {how}" / "metrics.jsonl").read_text().splitlines()]
+        [json.loads(line) for line in (runs.output_of(f"lokr {how}") / "metrics.jsonl").read_text().splitlines()]
         for how in ("alone", "together")
     )
     assert [row["step"] for row in both] == [1, 2, 3, 4]
@@ -181,33 +140,32 @@ def test_only_the_main_process_exports_and_reports(together, folder):
 
 
 @pytest.mark.parametrize("name", ["one then two", "two then one"])
-def test_a_run_goes_on_with_another_number_of_processes(together, folder, name):
+def test_a_run_goes_on_with_another_number_of_processes(together, runs, name):
     state = "checkpoint-4/adapter_state.safetensors"
-    assert (folder / f"output of {name}" / "checkpoint-2").is_dir()
-    assert spread(folder / "output of alone" / state, folder / f"output of {name}" / state) < TOLERANCE
+    assert (runs.output_of(f"{name}") / "checkpoint-2").is_dir()
+    assert spread(runs.output_of("alone") / state, runs.output_of(f"{name}") / state) < TOLERANCE
 
 
-def test_a_run_of_other_batches_does_not_go_on(together, configuration, folder, monkeypatch):
-    monkeypatch.chdir(folder)
-    config = configuration("two then one", gradient_accumulation_steps=3, max_train_steps=6)
+def test_a_run_of_other_batches_does_not_go_on(together, runs):
+    config = runs.configure("two then one", gradient_accumulation_steps=3, max_train_steps=6)
     with pytest.raises(CheckpointError, match="batch was '2 x 2' when the checkpoint was written and is '2 x 3' now"):
         train(load_config(config))
 
 
-def test_a_loss_that_is_not_finite_in_one_process_stops_all(together, folder):
+def test_a_loss_that_is_not_finite_in_one_process_stops_all(together, runs):
     kinds, messages = zip(*(found["poisoned.json"] for found in together), strict=True)
     assert kinds == ("NonFiniteError", "NonFiniteError")
     assert all(message.startswith("the loss of step 1 is nan") for message in messages)
-    record = json.loads((folder / "output of poisoned" / "replay-1.json").read_text())
+    record = json.loads((runs.output_of("poisoned") / "replay-1.json").read_text())
     assert [sample["loss"] == "nan" for sample in record["samples"]].count(True) in (1, 2)
     assert len(record["samples"]) > 1
     assert all(sample["name"] in messages[1] for sample in record["samples"])
-    assert not list((folder / "output of poisoned").glob("checkpoint-*"))
+    assert not list((runs.output_of("poisoned")).glob("checkpoint-*"))
 
 
-def test_pictures_are_made_once(together, folder):
+def test_pictures_are_made_once(together, runs):
     alone, both = (
-        [path.name for path in sorted((folder / f"output of lora with dropout {how}").rglob("*.png"))]
+        [path.name for path in sorted((runs.output_of(f"lora with dropout {how}")).rglob("*.png"))]
         for how in ("alone", "together")
     )
     assert (

@@ -1,8 +1,6 @@
 """A model that is shared out over processes trains as one that is not, and its files are the same."""
 
-import functools
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +11,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from tuner.cli.twins import write_twin
 from tuner.config.loading import load_config
-from tuner.plugins import load_family
 from tuner.training.run import train
 
 TOLERANCE = 1e-4
@@ -55,8 +51,8 @@ honest = run.build_learner
 
 def looking(session, *, fresh):
     learner = honest(session, fresh=fresh)
-    found["held"] = sum(p.to_local().numel() for _, p in learner.trainable.named_parameters())
-    found["all"] = learner.trainable.parameter_count()
+    held = sum(parameter.to_local().numel() for _, parameter in learner.trainable.named_parameters())
+    found[f"held of {path}"] = [held, learner.trainable.parameter_count()]
     return learner
 
 run.build_learner = looking
@@ -82,94 +78,58 @@ def spread(file: Path, other: Path) -> float:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("sharded")
+def configure(runs):
+    return lambda name, **settings: runs.configure(name, **{"model_type": "full", **settings})
 
 
 @pytest.fixture(scope="module")
-def configuration(twin, photographs, folder):
-    """Write a configuration of the common folder, so that one launch serves many runs."""
-
-    @functools.cache
-    def twin_of(family: str) -> str:
-        return str(write_twin(load_family(family), folder / f"twin of {family}"))
-
-    def write(name: str, **settings) -> Path:
-        if "model_family" in settings:
-            settings["pretrained_model_name_or_path"] = twin_of(settings["model_family"])
-        entry = {
-            "id": "photographs", "instance_data_dir": str(photographs), "caption_strategy": "textfile",
-            "resolution": 192, "resolution_type": "pixel_area",
-        }  # fmt: skip
-        (folder / "data.json").write_text(json.dumps([entry]))
-        kept_back = {**entry, "id": "kept back", "dataset_type": "eval"}
-        (folder / "evaluated.json").write_text(json.dumps([entry, kept_back]))
-        values = {
-            "model_family": "sana", "model_type": "full", "pretrained_model_name_or_path": str(twin),
-            "data_backend_config": "data.json", "max_train_steps": 4, "output_dir": f"output of {name}",
-            "train_batch_size": 2, "learning_rate": 1e-3, "lr_warmup_steps": 0, "lr_scheduler": "constant",
-            "optimizer": "optimi-adamw", "mixed_precision": "no", "validation_step_interval": 0, "cache_dir": "cache",
-            "seed": 7, "log_interval": 1, "caption_dropout_probability": 0.5, "gradient_checkpointing": False,
-            **settings,
-        }  # fmt: skip
-        path = folder / f"{name}.json"
-        path.write_text(json.dumps(values))
-        return path
-
-    return write
-
-
-@pytest.fixture(scope="module")
-def shared(configuration, folder):
+def shared(runs, configure):
     """All runs of two processes, and those of one to compare them with: what each process says, by rank."""
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        both = {kind: {**SHARES, **kept} for kind, kept in KINDS.items()}
-        both["bf16"].pop("fsdp_enable")
-        for kind, settings in KINDS.items():
-            train(load_config(configuration(f"{kind} alone", **settings, gradient_accumulation_steps=4)))
-        train(load_config(configuration("one then two", **HALVES, max_train_steps=2)))
-        names = [configuration(f"{kind} shared", **settings, **HALVES).name for kind, settings in both.items()]
-        names.append(configuration("one then two", gradient_accumulation_steps=1, **SHARES).name)
-        names.append(configuration("two then one", max_train_steps=2, **SHARES).name)
-        names.append(configuration("refused", optimizer="adafactor", **SHARES).name)
-        found = launch(names)
-        train(load_config(configuration("two then one", **HALVES)))
-        train(load_config(configuration("alone", **HALVES)))
-    finally:
-        os.chdir(before)
+    both = {kind: {**SHARES, **kept} for kind, kept in KINDS.items()}
+    both["bf16"].pop("fsdp_enable")
+    for kind, settings in KINDS.items():
+        train(load_config(configure(f"{kind} alone", **settings, gradient_accumulation_steps=4)))
+    train(load_config(configure("one then two", **HALVES, max_train_steps=2)))
+    launched = [configure(f"{kind} shared", **settings, **HALVES) for kind, settings in both.items()]
+    launched.append(configure("one then two", gradient_accumulation_steps=1, **SHARES))
+    launched.append(configure("two then one", max_train_steps=2, **SHARES))
+    launched.append(configure("refused", optimizer="adafactor", **SHARES))
+    found = runs.launch(TOGETHER, launched)
+    train(load_config(configure("two then one", **HALVES)))
+    train(load_config(configure("alone", **HALVES)))
     return found
 
 
-def launch(names: list[str]) -> list[dict]:
-    """Train in two processes, and return what each says, by rank."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    Path("shared.py").write_text(TOGETHER)
-    subprocess.run([*launcher, "shared.py", *names], check=True)
-    return [json.loads(Path(f"rank-{rank}.json").read_text()) for rank in range(2)]
-
-
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_trains_what_one_process_does_with_twice_the_accumulation(shared, folder, kind):
-    assert shared[0][f"{kind} shared.json"][0] == shared[1][f"{kind} shared.json"][0] == "done"
-    compare(folder, kind, 2e-2 if kind == "bf16" else TOLERANCE)
+def test_it_trains_what_one_process_does_with_twice_the_accumulation(shared, runs, kind):
+    assert_shared(shared, f"{kind} shared.json")
+    compare(runs, kind, 2e-2 if kind == "bf16" else TOLERANCE)
 
 
 @pytest.mark.long
-def test_every_family_trains_what_one_process_does(configuration, folder, monkeypatch):
-    monkeypatch.chdir(folder)
+def test_every_family_trains_what_one_process_does(runs, configure):
     each = {family: {"model_family": family, "max_train_steps": 2} for family in FAMILIES}
     for family, settings in each.items():
-        train(load_config(configuration(f"{family} alone", **settings, gradient_accumulation_steps=4)))
-    launch([configuration(f"{name} shared", **settings, **HALVES, **SHARES).name for name, settings in each.items()])
+        train(load_config(configure(f"{family} alone", **settings, gradient_accumulation_steps=4)))
+    found = runs.launch(
+        TOGETHER, [configure(f"{name} shared", **own, **HALVES, **SHARES) for name, own in each.items()]
+    )
     for family in FAMILIES:
-        compare(folder, family, TOLERANCE)
+        assert_shared(found, f"{family} shared.json")
+        compare(runs, family, TOLERANCE)
 
 
-def compare(folder: Path, kind: str, tolerance: float) -> None:
+def assert_shared(found: list[dict], name: str) -> None:
+    """Make sure that a run came to its end, and that each of two processes held its part of the model alone."""
+    assert [each[name][0] for each in found] == ["done", "done"]
+    (own, whole), (other, _) = (each[f"held of {name}"] for each in found)
+    assert own + other == whole
+    assert 0.4 < own / whole < 0.6
+
+
+def compare(runs, kind: str, tolerance: float) -> None:
     """Compare the files of a run in one process with those of one in two, and the metrics."""
-    alone, both = folder / f"output of {kind} alone", folder / f"output of {kind} shared"
+    alone, both = runs.output_of(f"{kind} alone"), runs.output_of(f"{kind} shared")
     files = sorted(path.relative_to(alone) for path in alone.rglob("*.safetensors"))
     assert len(files) >= 4
     assert files == sorted(path.relative_to(both) for path in both.rglob("*.safetensors"))
@@ -183,19 +143,14 @@ def compare(folder: Path, kind: str, tolerance: float) -> None:
         assert all(value == pytest.approx(other[key], rel=tolerance) for key, value in row.items())
 
 
-def test_each_process_holds_its_part(shared):
-    assert shared[0]["all"] == shared[1]["all"] == shared[0]["held"] + shared[1]["held"]
-    assert 0.4 < shared[0]["held"] / shared[0]["all"] < 0.6
-
-
-def test_the_main_process_alone_exports(shared, folder):
-    assert shared[0]["plain shared.json"] == ["done", 4, "output of plain shared/pipeline"]
+def test_the_main_process_alone_exports(shared, runs):
+    assert shared[0]["plain shared.json"] == ["done", 4, str(runs.output_of("plain shared") / "pipeline")]
     assert shared[1]["plain shared.json"] == ["done", 4, "None"]
 
 
-def test_the_pipeline_is_that_of_the_family(shared, folder):
+def test_the_pipeline_is_that_of_the_family(shared, runs):
     configs = [
-        (folder / f"output of plain {how}" / "pipeline" / "transformer" / "config.json").read_text()
+        (runs.output_of(f"plain {how}") / "pipeline" / "transformer" / "config.json").read_text()
         for how in ("alone", "shared")
     ]
     assert configs[0] == configs[1]
@@ -203,14 +158,14 @@ def test_the_pipeline_is_that_of_the_family(shared, folder):
 
 
 @pytest.mark.parametrize("name", ["one then two", "two then one"])
-def test_a_run_goes_on_shared_out_or_not(shared, folder, name):
+def test_a_run_goes_on_shared_out_or_not(shared, runs, name):
     state = "checkpoint-4/transformer/diffusion_pytorch_model.safetensors"
-    assert (folder / f"output of {name}" / "checkpoint-2").is_dir()
-    assert spread(folder / "output of alone" / state, folder / f"output of {name}" / state) < TOLERANCE
+    assert (runs.output_of(f"{name}") / "checkpoint-2").is_dir()
+    assert spread(runs.output_of("alone") / state, runs.output_of(f"{name}") / state) < TOLERANCE
 
 
-def test_pictures_and_evaluations_are_those_of_one_process(shared, folder):
-    alone, both = (folder / f"output of everything {how}" for how in ("alone", "shared"))
+def test_pictures_and_evaluations_are_those_of_one_process(shared, runs):
+    alone, both = (runs.output_of(f"everything {how}") for how in ("alone", "shared"))
     pictures = sorted(path.relative_to(alone) for path in alone.rglob("*.png"))
     assert pictures == sorted(path.relative_to(both) for path in both.rglob("*.png"))
     assert len(pictures) == 2 + 2 * 2 * 3  # of two prompts: the base model's; each round's two, and their sheet
@@ -235,9 +190,8 @@ def test_an_optimizer_that_is_not_proven_for_it_is_refused(shared):
 
 
 @pytest.mark.long
-def test_a_run_ends_when_one_of_its_processes_is_killed(configuration, folder, monkeypatch):
-    monkeypatch.chdir(folder)
-    config = configuration("killed", num_processes=2, max_train_steps=100_000, fsdp_enable=True)
+def test_a_run_ends_when_one_of_its_processes_is_killed(configure):
+    config = configure("killed", num_processes=2, max_train_steps=100_000, fsdp_enable=True)
     command = [sys.executable, "-m", "tuner", "train", str(config)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     said = []

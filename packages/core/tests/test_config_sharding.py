@@ -113,6 +113,18 @@ def test_all_that_does_not_go_with_it_is_told_at_once(problems):
         assert sum(part in problem for problem in found) == 1, (part, found)
 
 
+def test_compiled_pictures_are_refused_like_compiled_steps(problems):
+    pictures = {"validation_torch_compile": True, "validation_step_interval": 5, "validation_prompt": "a"}
+    (problem,) = problems(**SHARED, **pictures)
+    assert "turn validation_torch_compile off" in problem
+
+
+def test_a_file_whose_settings_are_no_object_is_refused(problems, project):
+    (project / "accelerate.yaml").write_text("distributed_type: FSDP\nfsdp_config: [1, 2]\n")
+    (problem,) = problems(accelerate_config="accelerate.yaml", model_type="full")
+    assert "accelerate.yaml: fsdp_config: must be an object, not list" in problem
+
+
 def test_offloading_the_parts_is_refused(problems):
     (problem,) = problems(**SHARED, fsdp_cpu_offload=True)
     assert "keeps what it shares out on the devices" in problem

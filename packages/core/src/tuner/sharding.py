@@ -79,9 +79,9 @@ def total_norm(tensors: Iterable[Tensor], order: float) -> Tensor:
     if order == torch.inf:
         dist.all_reduce(norm, dist.ReduceOp.MAX, group=group)
         return norm
-    power = norm**order
+    power = norm.float() ** order
     dist.all_reduce(power, group=group)
-    return power ** (1 / order)
+    return (power ** (1 / order)).to(norm.dtype)
 
 
 @contextmanager

@@ -77,6 +77,10 @@ def _from_file(path: Path, reading: Reading) -> Iterator[tuple[str, Any]]:
     if kind == _FSDP:
         yield "fsdp_enable", True
         settings = content.get("fsdp_config") or {}
+        if not isinstance(settings, dict):
+            message = f"must be an object, not {type(settings).__name__}"
+            reading.problems.append(Problem(message, str(path), "fsdp_config"))
+            return
         unknown = sorted(settings.keys() - ShardingConfig.model_fields.keys())
         if unknown:
             reading.warnings.append(f"{path}: nothing reads {', '.join(unknown)}")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
-from tuner.config.compiling import training_backend
+from tuner.config.compiling import picture_backend, training_backend
 from tuner.config.partial import as_far_as_known
 from tuner.config.settings import Topic, setting
 from tuner.errors import Problem
@@ -107,8 +107,12 @@ def _rollouts(topics: Mapping[str, Any]) -> Iterator[Problem]:
 
 @as_far_as_known
 def _compiling(topics: Mapping[str, Any]) -> Iterator[Problem]:
-    if training_backend(topics["launch"]):
-        yield Problem("compiling blocks that are shared out is not served", remedy="set dynamo_backend to no")
+    for name, backend in (
+        ("dynamo_backend", training_backend(topics["launch"])),
+        ("validation_torch_compile", picture_backend(topics["launch"], topics["validation"])),
+    ):
+        if backend:
+            yield Problem("compiling blocks that are shared out is not served", remedy=f"turn {name} off")
 
 
 @as_far_as_known
