@@ -14,11 +14,12 @@ from tuner.errors import ConfigError
 def found(content, **settings):
     given = {"train_batch_size": 2, "gradient_accumulation_steps": 3, "max_train_steps": 10, "num_train_epochs": 0}
     given |= {"optimizer": "optimi-adamw", "learning_rate": 1e-5, "grad_clip_method": "norm", "max_grad_norm": 1.0}
-    given |= {"model_family": "toy", "model_type": "full", "output_dir": "out", **settings}
-    topics = {}
-    for name in ("launch", "memory", "model", "optimisation", "precision", "scheduled_sampling", "sharding"):
-        topic = TOPICS[name]
-        topics[name] = topic(**{key: value for key, value in given.items() if key in topic.model_fields})
+    given |= {"model_family": "toy", "model_type": "full", "output_dir": "out"}
+    given |= {"data_backend_config": "data.json", **settings}
+    topics = {
+        name: topic(**{key: value for key, value in given.items() if key in topic.model_fields})
+        for name, topic in TOPICS.items()
+    }
     return {problem.key: problem.message for problem in deepspeed_problems(content, "ds.json", topics)}
 
 
