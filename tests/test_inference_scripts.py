@@ -1,5 +1,6 @@
 """The scripts that the examples have for sampling without tuner give the pictures of `tuner generate`."""
 
+import json
 import runpy
 import sys
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from tuner.cli.main import main
 
@@ -38,11 +41,22 @@ def picture_of_script(script: Path, *arguments: object) -> np.ndarray:
     return np.asarray(Image.open("script.png")).astype(int)
 
 
-@pytest.mark.parametrize("kind", ["lora", "lokr"])
+def at_half_strength(adapter: Path, folder: Path) -> Path:
+    """Copy a LyCORIS adapter as if it had been trained with multiplier 0.5."""
+    with safe_open(adapter, framework="pt") as opened:
+        metadata = opened.metadata()
+    metadata["lycoris_config"] = json.dumps({**json.loads(metadata["lycoris_config"]), "multiplier": 0.5})
+    copy = folder / "half.safetensors"
+    save_file(load_file(adapter), copy, metadata)
+    return copy
+
+
+@pytest.mark.parametrize("kind", ["lora", "lokr", "lokr at half strength"])
 def test_a_script_draws_what_the_command_draws(kind, family, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    name, adapter = family.family.facts.name, getattr(family, kind)
+    name, (kind, _, half) = family.family.facts.name, kind.partition(" ")
+    adapter = at_half_strength(family.lokr, tmp_path) if half else getattr(family, kind)
     common = ["--base", family.folder, "--prompt", "a cat", "--negative", "an old blurred photograph", "--width", 64,
               "--height", 64, "--steps", 2, "--guidance", 4, "--seed", 5]  # fmt: skip
     assert main(["generate", "--adapter", str(adapter), *map(str, common)]) == 0

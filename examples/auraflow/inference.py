@@ -4,10 +4,12 @@ python examples/auraflow/inference.py --adapter output/pytorch_lora_weights.safe
 """
 
 import argparse
+import json
 from pathlib import Path
 
 import torch
 from diffusers import AuraFlowPipeline
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 
@@ -60,10 +62,12 @@ def merge_lycoris(file: str, transformer: torch.nn.Module) -> None:
     """
     from lycoris import create_lycoris_from_weights
 
-    network, _ = create_lycoris_from_weights(1.0, file, transformer)
+    with safe_open(file, framework="pt") as opened:
+        settings = json.loads((opened.metadata() or {}).get("lycoris_config", "{}"))
+    network, _ = create_lycoris_from_weights(settings.get("multiplier", 1.0), file, transformer)
     for module in network.loras:
         weight = module.org_module[0].weight
-        difference = module.float().get_weight(weight.shape) * module.scalar
+        difference = module.multiplier * module.float().get_weight(weight.shape) * module.scalar
         weight.copy_(weight.float() + difference.to(weight.device))
 
 

@@ -7,11 +7,13 @@ Who samples without it, by --without-guardrail, answers for that.
 """
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import Cosmos2TextToImagePipeline
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 
@@ -81,10 +83,12 @@ def merge_lycoris(file: str, transformer: torch.nn.Module) -> None:
     """
     from lycoris import create_lycoris_from_weights
 
-    network, _ = create_lycoris_from_weights(1.0, file, transformer)
+    with safe_open(file, framework="pt") as opened:
+        settings = json.loads((opened.metadata() or {}).get("lycoris_config", "{}"))
+    network, _ = create_lycoris_from_weights(settings.get("multiplier", 1.0), file, transformer)
     for module in network.loras:
         weight = module.org_module[0].weight
-        difference = module.float().get_weight(weight.shape) * module.scalar
+        difference = module.multiplier * module.float().get_weight(weight.shape) * module.scalar
         weight.copy_(weight.float() + difference.to(weight.device))
 
 
