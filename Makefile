@@ -10,7 +10,7 @@ MODEL_PACKAGES := $(addprefix packages/model-,$(FAMILIES))
 THIRD_PARTY := $(wildcard tests/third_party/*)
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo test long lint types layers unit across browser isolated third-party options options-check matrix matrix-check fuzz benchmarks clean
+.PHONY: help install demo test long lint types layers unit across browser trackers isolated third-party options options-check matrix matrix-check fuzz benchmarks clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -52,6 +52,9 @@ across: $(INSTALLED) ## the tests that need several packages
 browser: $(INSTALLED) ## the page that shows a run, in Chromium (not part of `make test`)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m browser tests
 
+trackers: $(INSTALLED) ## what services hold of a run, each installed in an environment of its own (not part of `make test`)
+	$(BIN)/python scripts/trackers.py
+
 isolated: $(INSTALLED) ## each package's tests and the kit, with nothing but its wheel and the core's installed
 	$(BIN)/python scripts/isolated.py --jobs $(JOBS) packages/core $(MODEL_PACKAGES)
 
@@ -83,4 +86,4 @@ benchmarks: $(INSTALLED) ## ratios against bare loops
 	$(BIN)/python benchmarks/compiling.py
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) .venv-clean demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .venv-clean .venv-trackers demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -1,7 +1,7 @@
 """Trackers: what is found before a run begins, and what a tracker that fails does to it."""
 
 import logging
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import pytest
 import torch
@@ -10,10 +10,12 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from PIL import Image
 
 from tuner.config.loading import load_config
+from tuner.config.tracking import Tracker
 from tuner.errors import TunerError
 from tuner.events import Evaluated, ImagesValidated, RunEnded, RunStarted, StepEnded
 from tuner.plugins import create_manager
 from tuner.tracking import services, tensorboard, trackers
+from tuner.tracking.service import Labels
 
 
 @pytest.fixture
@@ -41,7 +43,7 @@ def test_nothing_is_asked_for(write_config):
     assert tensorboard.create(config(write_config)) is None
 
 
-@pytest.mark.parametrize("name", ["comet_ml", "swanlab"])
+@pytest.mark.parametrize("name", sorted(services.SERVICES.keys() - {"wandb"}))
 def test_a_tracker_that_is_not_installed_is_named_with_the_remedy(write_config, name):
     with pytest.raises(TunerError, match=f"report_to is {name}, which is not installed\n    -> pip install '{name}>="):
         trackers.create(config(write_config, report_to=name))
@@ -64,7 +66,8 @@ def test_nobody_is_logged_in(write_config, nobody, monkeypatch, caplog):
 
 
 def test_accelerate_knows_every_service():
-    assert services.SERVICES.keys() <= LOGGER_TYPE_TO_CLASS.keys()
+    assert {"tensorboard", *services.SERVICES} == LOGGER_TYPE_TO_CLASS.keys()
+    assert {"none", "all", *LOGGER_TYPE_TO_CLASS} == set(get_args(Tracker))
 
 
 class Broken(GeneralTracker):
@@ -76,10 +79,10 @@ class Broken(GeneralTracker):
     told: ClassVar[list[tuple[str, object]]] = []
     tracker_fails = ""
 
-    def __init__(self, project, **options):
+    def __init__(self, run_name, **options):
         super().__init__()
         self.told.clear()
-        self.told.append((project, sorted(options)))
+        self.told.append((run_name, sorted(options)))
 
     @property
     def tracker(self):
@@ -131,7 +134,7 @@ def test_a_tracker_that_fails_stops_nothing(write_config, tmp_path, monkeypatch,
     monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "wandb", Broken)
     monkeypatch.setattr(Broken, "tracker_fails", fails)
     loaded = load_config(write_config(tracker_project_name="cats", tracker_run_name="first"))
-    run(loaded, trackers.Trackers([trackers.Tracker("wandb", "cats", "first", tmp_path / "logs")]), tmp_path)
+    run(loaded, trackers.Trackers([trackers.Tracker("wandb", Labels("cats", "first", tmp_path / "logs"))]), tmp_path)
     assert Broken.told == [("cats", ["dir", "name", "settings"]), *told]
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert warnings == [f"{reason}\n    -> the run goes on without it"]
@@ -141,7 +144,7 @@ def test_a_tracker_that_fails_stops_nothing(write_config, tmp_path, monkeypatch,
 def test_a_picture_that_is_gone_stops_nothing(write_config, tmp_path, monkeypatch, caplog, kind):
     monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "wandb", Broken)
     loaded = load_config(write_config(report_to="tensorboard", output_dir=str(tmp_path)))
-    tracker = trackers.Tracker("wandb", "cats", "first", tmp_path / "logs")
+    tracker = trackers.Tracker("wandb", Labels("cats", "first", tmp_path / "logs"))
     extension = tensorboard.create(loaded.config) if kind == "tensorboard" else trackers.Trackers([tracker])
     manager = create_manager(loaded.family, [extension])
     manager.hook.run_started(event=events(tmp_path)[0][1])

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from tuner.config.settings import Topic, setting
+
+Tracker = Literal[
+    "none", "tensorboard", "wandb", "comet_ml", "swanlab", "clearml", "aim", "mlflow", "dvclive", "trackio", "all"
+]
+"""accelerate's trackers, by its names."""
 
 
 class TrackingConfig(Topic):
     """Where the run's numbers go besides the screen and its own files."""
 
-    report_to: Literal["none", "tensorboard", "wandb", "comet_ml", "swanlab", "all"] = setting(
-        "none", "Tracker of losses, pictures and evaluations; all that are installed."
-    )
+    report_to: Tracker = setting("none", "Tracker of losses, pictures and evaluations; all that are installed.")
     tracker_project_name: str = setting(
         "simpletuner",
         "Project of the run in the tracker; TensorBoard knows runs, but no projects.",
-        needs={"report_to": ("wandb", "comet_ml", "swanlab", "all")},
+        needs={"report_to": get_args(Tracker)[2:]},
     )
     tracker_run_name: str = setting(
         "simpletuner-testing", "Name of the run in the tracker.", needs={"report_to": (True,)}

@@ -1,4 +1,4 @@
-"""Trackers that are services: Weights & Biases, Comet and SwanLab, by way of accelerate."""
+"""Trackers that are services, such as Weights & Biases and MLflow, by way of accelerate."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from tuner.errors import TunerError
 from tuner.events import Evaluated, ImagesValidated, RunEnded, RunStarted, StepEnded
 from tuner.tracking.forgiving import Forgiving
 from tuner.tracking.labels import labelled
+from tuner.tracking.service import Labels
 from tuner.tracking.services import SERVICES
 from tuner.tracking.tensorboard import is_installed as has_tensorboard
 
@@ -39,8 +40,8 @@ def create(config: RunConfig) -> Trackers | None:
     else:
         names = []
     folder = config.model.output_dir / "logs"
-    project, run = config.tracking.tracker_project_name, config.tracking.tracker_run_name
-    return Trackers([Tracker(name, project, run, folder) for name in names]) if names else None
+    labels = Labels(config.tracking.tracker_project_name, config.tracking.tracker_run_name, folder)
+    return Trackers([Tracker(name, labels) for name in names]) if names else None
 
 
 def _usable() -> list[str]:
@@ -70,14 +71,12 @@ class Tracker:
 
     Args:
         name: accelerate's name of it.
-        project: Project of the run.
-        run: Name of the run.
-        folder: For its files.
+        labels: What the run is called there.
     """
 
-    def __init__(self, name: str, project: str, run: str, folder: Path) -> None:
+    def __init__(self, name: str, labels: Labels) -> None:
         self.name = name
-        self._project, self._run, self._folder = project, run, folder
+        self._service, self._labels = SERVICES[name], labels
         self._tracker: Any = None
         self._attempt = Forgiving(f"the tracker {name}")
 
@@ -88,8 +87,8 @@ class Tracker:
     def _start(self, settings: Mapping[str, Any]) -> None:
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-        options = SERVICES[self.name].options(self._run, self._folder)
-        tracker = LOGGER_TYPE_TO_CLASS[self.name](self._project, **options)
+        self._labels.folder.mkdir(parents=True, exist_ok=True)
+        tracker = LOGGER_TYPE_TO_CLASS[self.name](**self._service.arguments(self._labels))
         tracker.start()
         self._tracker = tracker
         tracker.store_init_configuration(dict(settings))
@@ -104,12 +103,7 @@ class Tracker:
 
     def _log_pictures(self, files: Mapping[str, tuple[Path, ...]], step: int) -> None:
         pictures = {name: [_opened(file) for file in group] for name, group in files.items() if group}
-        if hasattr(self._tracker, "log_images"):
-            self._tracker.log_images(pictures, step=step)
-            return
-        for name, group in pictures.items():  # Comet, for which accelerate knows no pictures
-            for number, picture in enumerate(group):
-                self._tracker.tracker.log_image(picture, name=f"{name}/{number}", step=step)
+        self._service.log_pictures(self._tracker, pictures, step)
 
     def log_curve(self, name: str, points: tuple[tuple[float, float], ...], step: int) -> None:
         """Log a table of points, where the service has tables."""
