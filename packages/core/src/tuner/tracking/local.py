@@ -29,15 +29,16 @@ def _aim_pictures(tracker: Any, pictures: Pictures, step: int) -> None:
 
 def _mlflow(labels: Labels) -> Arguments:
     import mlflow
-    from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_SOURCE_NAME, MLFLOW_USER
+    from mlflow.utils import mlflow_tags as known
 
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         mlflow.set_tracking_uri(f"sqlite:///{labels.folder.resolve() / 'mlflow.db'}")
         artifacts = (labels.folder / "mlflow").resolve().as_uri()
     else:
         artifacts = None  # the server's own
-    # Else they hold the path of this program, the account's name, and the commit of a repository around it.
-    tags = {MLFLOW_SOURCE_NAME: "tuner", MLFLOW_USER: "tuner", MLFLOW_GIT_COMMIT: ""}
+    # Else they hold the path of this program, the account's name, and what git knows of a folder around it.
+    tags = {known.MLFLOW_SOURCE_NAME: "tuner", known.MLFLOW_USER: "tuner"}
+    tags |= dict.fromkeys((known.MLFLOW_GIT_COMMIT, known.MLFLOW_GIT_BRANCH, known.MLFLOW_GIT_REPO_URL), "")
     return {"experiment_name": labels.project, "run_name": labels.run, "logging_dir": artifacts, "tags": tags}
 
 
