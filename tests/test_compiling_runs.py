@@ -18,6 +18,9 @@ from torch._dynamo.utils import counters
 from tuner.config.compiling import compiling_problems
 from tuner.config.launch import LaunchConfig
 from tuner.config.loading import load_config
+from tuner.config.memory import MemoryConfig
+from tuner.config.model import ModelConfig
+from tuner.config.precision import PrecisionConfig
 from tuner.config.validation import ValidationConfig
 from tuner.errors import ConfigError, TunerError
 from tuner.plugins import load_family
@@ -122,6 +125,9 @@ def test_a_family_may_refuse(key):
     topics = {
         "launch": LaunchConfig(dynamo_backend="eager" if key == "dynamo_backend" else "no"),
         "validation": ValidationConfig(validation_torch_compile=key == "validation_torch_compile"),
+        "model": ModelConfig(model_family="sana", output_dir="out"),
+        "memory": MemoryConfig(),
+        "precision": PrecisionConfig(),
     }
     (problem,) = compiling_problems(topics, facts)
     assert (problem.key, problem.message) == (key, "Sana cannot be compiled: its shapes never repeat")

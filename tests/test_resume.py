@@ -24,6 +24,7 @@ RUNS: dict[str, dict] = {
     "full in bf16": {**FULL, "mixed_precision": "bf16", "optimizer": "optimi-adamw"},
     "full in 8 bits": {**FULL, "optimizer": "bnb-lion8bit-paged", "use_ema": True, "ema_warmup_steps": 2},
     "full with factors": {**FULL, "optimizer": "adafactor", "optimizer_config": "weight_decay=0.1"},
+    "lokr in fp16": {**LOKR, "mixed_precision": "fp16", "use_ema": True},
     "full with released gradients": {**FULL, "optimizer_release_gradients": True, "use_ema": True},
     "lokr with prodigy": {**LOKR, "optimizer": "prodigy", "learning_rate": 1.0, "mixed_precision": "bf16"},
     "lora with prodigy, released": {
@@ -33,7 +34,7 @@ RUNS: dict[str, dict] = {
     "lokr with a class of optimi": {**LOKR, "optimizer": "optimi-ranger", "mixed_precision": "bf16"},
     "lora with a class of torch": {**STANDARD, "optimizer": "torch.optim.NAdam"},
 }  # fmt: skip
-OFTEN = ("lokr", "lokr in bf16", "lora with dropout", "full", "full in bf16")
+OFTEN = ("lokr", "lokr in bf16", "lokr in fp16", "lora with dropout", "full", "full in bf16")
 """Those of make test. The others differ by their optimizers, and each optimizer's own state is tested in the core."""
 
 

@@ -35,7 +35,6 @@ def test_values_to_come_are_refused_as_such(write_config):
 @pytest.mark.parametrize(
     ("key", "value", "reason"),
     [
-        ("mixed_precision", "fp16", "overflows beyond 65504 unless losses are scaled"),
         ("mixed_precision", "FP8", "computes in 8 bits, which needs CUDA"),
         ("base_model_precision", "fp8-native", "use fp8-torchao"),
     ],

@@ -148,6 +148,8 @@ class FamilyFacts:
             shorter rows when they are stacked.
         borrowed_folders: Sub-folder -> hub repository that holds it where the model's own repository lacks it.
         uncompilable: Why the denoiser's blocks cannot be compiled one by one; empty where they can.
+        exact_attention: Classes of the denoiser's attention processors that compute in float32 on their own account,
+            which automatic casting to float16 would undo.
         tiny_autoencoder: Hub repository of a tiny autoencoder for previews, or None.
         options: pydantic model of the family's own settings; its fields join the configuration's keys.
         text_options: Fields of `options` that conditionings depend on; None for all of them.
@@ -182,6 +184,7 @@ class FamilyFacts:
     conditioning_padding: Mapping[str, float] = field(default_factory=dict)
     borrowed_folders: Mapping[str, str] = field(default_factory=dict)
     uncompilable: str = ""
+    exact_attention: tuple[str, ...] = ()
     tiny_autoencoder: str | None = None
     options: type[BaseModel] = NoOptions
     text_options: tuple[str, ...] | None = None

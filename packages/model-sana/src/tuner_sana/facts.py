@@ -114,6 +114,8 @@ def sana() -> FamilyFacts:
         class_aliases={"Attention": ("Attention",), "FeedForward": ("GLUMBConv",)},
         # Half precision overflows in the autoencoder and gives NaN latents.
         codec_dtype="float32",
+        # It divides by a sum that float16 rounds to nothing.
+        exact_attention=("SanaLinearAttnProcessor2_0",),
         prompt_limits=prompt_limits,
         conditioning_masks={"prompt_embeds": "prompt_attention_mask"},
         options=SanaOptions,

@@ -31,5 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quantise", default="no_change", metavar="SCHEME",
                         help="store the denoiser in this format, such as int8-quanto; an adapter is merged "
                         "before")  # fmt: skip
-    parser.add_argument("--precision", choices=("bf16", "no"), help="number format of the model; no for float32")
+    parser.add_argument(
+        "--precision", choices=("bf16", "fp16", "no"), help="number format of the model; no for float32"
+    )
     parser.add_argument("--output", type=Path, default=Path("generated"), help="folder (default: generated)")

@@ -61,6 +61,8 @@ def _blocks(key: str, topics: Mapping[str, Any], facts: FamilyFacts) -> Iterator
         return
     if memory.enable_group_offload:
         yield Problem("compiling blocks that enable_group_offload moves is not proven", key=key, remedy=UNPROVEN)
+    if precision.mixed_precision == "fp16":
+        yield Problem("compiling blocks that compute in float16 is not proven", key=key, remedy=UNPROVEN)
     stored = precision.base_model_precision
     if stored != "no_change":
         yield Problem(f"compiling blocks that are stored as {stored} is not proven", key=key, remedy=UNPROVEN)

@@ -21,6 +21,7 @@ def optimisation_conflicts(optimisation: OptimisationConfig, precision: Precisio
     yield from _accumulation(optimisation)
     yield from _clipping(optimisation)
     yield from _together(optimisation)
+    yield from _scaling(optimisation, precision)
 
 
 def optimisation_warnings(optimisation: OptimisationConfig, precision: PrecisionConfig) -> Iterator[str]:
@@ -34,6 +35,11 @@ def optimisation_warnings(optimisation: OptimisationConfig, precision: Precision
         yield (
             f"learning_rate {rate:g} is above {spec.learning_rate:g}: {name} finds the size of its steps itself and "
             "multiplies it with this"
+        )
+    if precision.mixed_precision == "fp16":
+        yield (
+            "mixed_precision fp16 is for weights that were published for it and for devices without bf16: float16 "
+            "overflows beyond 65504; bf16 takes less memory and does not"
         )
     if precision.mixed_precision == "bf16" and spec.rounding is None:
         better = ", ".join(other for other, item in OPTIMIZERS.items() if item.rounding)
@@ -56,9 +62,9 @@ def _length(optimisation: OptimisationConfig) -> Iterator[Problem]:
 
 @as_far_as_known
 def _weights(optimisation: OptimisationConfig, precision: PrecisionConfig) -> Iterator[Problem]:
-    if precision.mixed_precision == "no" and optimisation.optimizer == "adamw_bf16":
+    if precision.mixed_precision != "bf16" and optimisation.optimizer == "adamw_bf16":
         yield Problem(
-            "adamw_bf16 trains bf16 weights, but mixed_precision is no",
+            f"adamw_bf16 trains bf16 weights, but mixed_precision is {precision.mixed_precision}",
             key="optimizer",
             remedy="use optimi-adamw, or mixed_precision bf16",
         )
@@ -123,6 +129,16 @@ def _together(optimisation: OptimisationConfig) -> Iterator[Problem]:
     if optimisation.releases_gradients and spec.steps_together and not spec.release:
         key = _releasing(optimisation)
         yield Problem(f"{optimisation.optimizer} needs all gradients at once", key=key, remedy="set it to false")
+
+
+@as_far_as_known
+def _scaling(optimisation: OptimisationConfig, precision: PrecisionConfig) -> Iterator[Problem]:
+    if precision.mixed_precision == "fp16" and optimisation.releases_gradients:
+        yield Problem(
+            "a step whose gradients overflow float16 is left out, which needs all of them at once",
+            key=_releasing(optimisation),
+            remedy="set it to false, or mixed_precision to bf16",
+        )
 
 
 def _releasing(optimisation: OptimisationConfig) -> str:

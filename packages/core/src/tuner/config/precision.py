@@ -18,10 +18,6 @@ ENCODER_KEYS = tuple(f"text_encoder_{number}_precision" for number in range(1, 5
 """Settings of the text encoders, in the order in which families count theirs."""
 
 _REFUSED = {
-    "fp16": (
-        "loses gradients below 6e-8 and overflows beyond 65504 unless losses are scaled, which this version does not "
-        "do; use bf16, which takes the same memory and needs no scaling, or no"
-    ),
     "fp8": (
         "computes in 8 bits, which needs CUDA and an engine that this version does not have; use bf16, and "
         "base_model_precision to store a frozen base model in 8 bits"
@@ -36,8 +32,10 @@ _REFUSED = {
 class PrecisionConfig(Topic):
     """Number formats of the denoiser, the trained weights and the encoders."""
 
-    mixed_precision: Literal["no", "bf16"] = setting(
-        "bf16", "Format of the denoiser and of what trains: bf16, or no for float32."
+    mixed_precision: Literal["no", "bf16", "fp16"] = setting(
+        "bf16",
+        "Format of the denoiser and of what trains: bf16, or no for float32. With fp16 the denoiser computes in "
+        "float16, what trains is float32, and losses are scaled.",
     )
     base_model_precision: StoredPrecision = setting(
         "no_change",

@@ -70,7 +70,7 @@ def sharding_problems(topics: Mapping[str, Any], key: str = "fsdp_enable") -> It
         topics: The run's settings by topic.
         key: The setting that shares it out.
     """
-    for rule in (_adapter, _both, _offload, _rollouts, _compiling, _optimizer):
+    for rule in (_adapter, _both, _offload, _rollouts, _compiling, _scaling, _optimizer):
         for problem in rule(topics):
             yield replace(problem, key=key)
 
@@ -113,6 +113,15 @@ def _compiling(topics: Mapping[str, Any]) -> Iterator[Problem]:
     ):
         if backend:
             yield Problem("compiling blocks that are shared out is not served", remedy=f"turn {name} off")
+
+
+@as_far_as_known
+def _scaling(topics: Mapping[str, Any]) -> Iterator[Problem]:
+    if topics["precision"].mixed_precision == "fp16":
+        yield Problem(
+            "losses are scaled for float16, which is not proven for gradients that are shared out",
+            remedy="use mixed_precision bf16",
+        )
 
 
 @as_far_as_known

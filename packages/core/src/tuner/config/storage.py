@@ -60,6 +60,12 @@ def storage_problems(topics: Mapping[str, Any], family: Family) -> Iterator[Prob
             remedy="set it to no_change, or train with model_type lora",
         )
     parts = stored_parts(precision, model, family.facts)
+    if parts and precision.mixed_precision == "fp16" and not model.i_know_what_i_am_doing:
+        yield Problem(
+            "fp16 was never tried with weights that are stored in fewer bits",
+            key="mixed_precision",
+            remedy="use bf16, or set i_know_what_i_am_doing to try it",
+        )
     if not parts or "family" not in topics:
         return
     policy: QuantisationPolicy = create_manager(family).hook.quantisation_policy(options=topics["family"])

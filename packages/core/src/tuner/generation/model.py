@@ -22,6 +22,7 @@ from tuner.generation.choices import Choices
 from tuner.generation.request import GenerateRequest
 from tuner.plugins import create_manager
 from tuner.training.base_model import BaseIdentity, base_identity
+from tuner.training.casting import Dtypes, cast_operations
 from tuner.training.codec_memory import spare_codec
 from tuner.training.session import release_memory
 from tuner.training.sources import fetch_parts
@@ -45,7 +46,7 @@ class Model:
     def __init__(self, request: GenerateRequest, choices: Choices, device: torch.device) -> None:
         self._request, self._choices, self._device = request, choices, device
         self._hook: Any = create_manager(choices.family).hook
-        self._dtype = torch.float32 if choices.precision.mixed_precision == "no" else torch.bfloat16
+        self._dtypes = Dtypes.of(choices.precision, choices.family.facts)
         check_devices(choices.stored, device)
 
     def base(self) -> BaseIdentity:
@@ -124,12 +125,14 @@ class Model:
             folder=folders.root,
             borrowed=borrowed,
             parts=frozenset(parts),
-            dtype=self._dtype,
-            dtypes={"codec": getattr(torch, facts.codec_dtype)} if facts.codec_dtype else {},
+            dtype=self._dtypes.compute,
+            dtypes=self._dtypes.by_part(trains_denoiser=False),
             device=device or self._device,
             options=choices.options,
         )
         components: Components = self._hook.load_components(request=request)
+        if components.denoiser is not None and self._dtypes.casts:
+            cast_operations(components.denoiser, self._device, facts.exact_attention)
         return components
 
 

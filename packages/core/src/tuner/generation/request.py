@@ -29,7 +29,7 @@ class GenerateRequest:
         strength: Scale of the adapter, 1 as it was trained.
         merge: Add the adapter to the weights of the denoiser first.
         quantise: Storage format of the denoiser, once the adapter is merged.
-        precision: "bf16", or "no" for float32.
+        precision: "bf16", "fp16", or "no" for float32.
         options: The family's own settings that are given.
     """
 
@@ -49,5 +49,5 @@ class GenerateRequest:
     strength: float = 1.0
     merge: bool = False
     quantise: str = "no_change"
-    precision: Literal["bf16", "no"] | None = None
+    precision: Literal["bf16", "fp16", "no"] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)

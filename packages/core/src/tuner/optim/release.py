@@ -58,6 +58,10 @@ class ReleasedOptimizer(Optimizer):
         for parameter in self._part_of:
             parameter.register_post_accumulate_grad_hook(self._release)
 
+    def scaled(self, loss: Tensor) -> Tensor:
+        """Return the loss itself: who cannot wait for a step cannot leave it out."""
+        return loss
+
     def measure(self, wanted: bool) -> None:
         """Decide whether the gradients of the next backward pass are measured, which takes a pass over each."""
         self._largest = [] if wanted and self._clip_value else None

@@ -14,6 +14,7 @@ from tuner.config.ema import EmaConfig
 from tuner.flow import AutoShift
 from tuner.optim.ema import MovingAverage
 from tuner.optim.optimizers import create_optimizer
+from tuner.optim.scaling import LossScale
 from tuner.optim.schedules import Schedule
 from tuner.training.attention import use_attention
 from tuner.training.batches import BatchSource
@@ -51,7 +52,7 @@ def build_learner(session: Session, *, fresh: bool) -> Learner:
         lycoris=config.lycoris,
         facts=session.facts,
         denoiser=denoiser,
-        dtype=session.dtype,
+        dtype=session.dtypes.trained,
         seed=session.seed,
         fresh=fresh,
     )
@@ -67,7 +68,14 @@ def build_learner(session: Session, *, fresh: bool) -> Learner:
     if shards:
         frees = config.frees_blocks
         sharded = shard_denoiser(denoiser, session.processes, session.device, session.facts.title, frees=frees)
-    return Learner(components, trainable, _optimizer(session, trainable), _average(config.ema, trainable), sharded)
+    return Learner(
+        components,
+        trainable,
+        _optimizer(session, trainable),
+        _average(config.ema, trainable),
+        sharded,
+        LossScale(session.device) if session.dtypes.casts else None,
+    )
 
 
 def build_schedule(config: RunConfig, total_steps: int) -> Schedule:
@@ -114,7 +122,7 @@ def _optimizer(session: Session, trainable: Trainable) -> Optimizer:
         optimisation.optimizer,
         trainable.named_parameters(),
         optimisation.learning_rate,
-        session.dtype,
+        session.dtypes.trained,
         optimisation.optimizer_arguments,
         release=optimisation.releases_gradients,
         clip_value=optimisation.gradient_limit if optimisation.grad_clip_method == "value" else 0.0,

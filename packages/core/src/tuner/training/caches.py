@@ -50,7 +50,7 @@ def _latent_cache(session: Session, store: ShardStore, index: FileIndex) -> Late
         content_hash=index.content_hash,
         family_name=facts.name,
         vae_fingerprint=fingerprint_of(session, "codec"),
-        dtype=session.codec_dtype,
+        dtype=session.dtypes.codec,
         codec_version=codec_version(session),
     )
 
@@ -76,7 +76,7 @@ def conditioning_cache(session: Session) -> ConditioningCache:
         encoder_fingerprint=" ".join(
             [fingerprint_of(session, "text_encoders"), _versions("diffusers", "transformers"), *_stored(session)]
         ),
-        dtype=session.dtype,
+        dtype=session.dtypes.encoders,
         options_json=session.config.family.model_dump_json(include=None if read is None else set(read)),
     )
 

@@ -27,7 +27,7 @@ from tuner.validation.sampling import evaluating
 
 logger = logging.getLogger(__name__)
 
-TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 """Largest relative error (of L2 norms) of the re-opened model's velocity by compute dtype: a few roundings of it."""
 
 

@@ -17,6 +17,7 @@ from tuner.events import StepEnded
 from tuner.optim.ema import MovingAverage
 from tuner.optim.gradients import gradients_of
 from tuner.optim.optimizers import reported, set_learning_rate
+from tuner.optim.scaling import SMALLEST, LossScale
 from tuner.optim.schedules import Schedule
 from tuner.randomness import seeded_torch
 from tuner.sharding import local
@@ -43,6 +44,7 @@ class Learner:
         optimizer: The optimizer.
         average: The moving average, or None.
         sharded: How the denoiser is shared out over processes, or None.
+        scale: What losses are multiplied with, or None.
     """
 
     components: Components
@@ -50,6 +52,7 @@ class Learner:
     optimizer: torch.optim.Optimizer
     average: MovingAverage | None = None
     sharded: ShardedDenoiser | None = None
+    scale: LossScale | None = None
 
     def whole(self) -> AbstractContextManager[None]:
         """Let each process use the denoiser by itself inside the block, which all processes enter and leave."""
@@ -98,7 +101,7 @@ class Loop:
         self._draws = draws
         self._processes = processes
         self._parameters = [parameter for _, parameter in learner.trainable.named_parameters()]
-        self._gradients = gradients_of(learner.optimizer, config.optimisation)
+        self._gradients = gradients_of(learner.optimizer, config.optimisation, learner.scale)
         self._bins = SigmaBins()
         self.guard = FiniteGuard(source.seed)
 
@@ -127,7 +130,7 @@ class Loop:
             losses = backward_step(
                 self._learning,
                 micro_batches,
-                self._backward,
+                lambda loss: self._backward(self._gradients.scaled(loss)),
                 whole,
                 seeded=lambda number: self._global_draws("dropout", step, str(positions[number])),
                 seen=self._bins.add,
@@ -135,8 +138,10 @@ class Loop:
             sum_gradients(self._parameters, self._processes)
             size = self._gradients.clip()
             with self._global_draws("optimizer", step):
-                optimizer.step()
+                overflowed = self._gradients.step() is False
         optimizer.zero_grad(set_to_none=True)
+        if overflowed and self._learner.scale is not None:
+            size = self._left_out(step + 1, self._learner.scale.value, size)
         if self._learner.average is not None:
             self._learner.average.update(step + 1)
         taken = TakenStep(
@@ -155,6 +160,8 @@ class Loop:
             metrics |= sum_parts(losses.parts, self._processes, self._device)
         if logged:
             metrics.update(self._bins.take(self._processes))
+            if self._learner.scale is not None:
+                metrics["loss_scale"] = self._learner.scale.value
             metrics.update(reported(self._config.optimisation.optimizer, optimizer))
         return taken, metrics
 
@@ -169,6 +176,19 @@ class Loop:
         tensors = [value for value in state if isinstance(value, Tensor)]
         held = map(local, [*self._learner.trainable.state().values(), *tensors])
         self.guard.check_saved(held, self._processes)
+
+    def _left_out(self, taken: int, scale: float, size: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Say that a step changed nothing, and return the size of its gradient if that is more than a matter of scale.
+
+        The size is infinite or NaN, which ends a run.
+        """
+        if scale < SMALLEST:
+            return size or {"grad_norm": torch.full((), torch.inf)}
+        if self._processes.is_main:
+            logger.info(
+                "step %d is left out: its gradients overflowed float16; losses are now scaled by %g", taken, scale
+            )
+        return {}
 
     def _is_logged(self, taken: int) -> bool:
         return taken == 1 or taken % self._config.tracking.log_interval == 0

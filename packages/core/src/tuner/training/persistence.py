@@ -20,6 +20,7 @@ from tuner.training.loop import Learner
 _ADAPTER = "adapter_state.safetensors"
 _OPTIMIZER = "optimizer.safetensors"
 _OPTIMIZER_VALUES = "optimizer.json"
+_SCALE = "loss_scale.json"
 _AVERAGE = Path("ema") / "average.safetensors"
 
 
@@ -32,12 +33,14 @@ class HeldState:
         optimizer: Tensors of the optimizer.
         optimizer_values: Its other values, as JSON holds them.
         average: The moving average, or None.
+        scale: What the loss scale holds, or None.
     """
 
     weights: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     optimizer_values: dict[str, Any]
     average: dict[str, Tensor] | None
+    scale: dict[str, Any] | None = None
 
 
 def hold_state(learner: Learner, *, keep: bool = True) -> HeldState:
@@ -53,6 +56,7 @@ def hold_state(learner: Learner, *, keep: bool = True) -> HeldState:
         gathered(tensors, keep=keep),
         values,
         hold_average(learner, keep=keep),
+        learner.scale.state() if learner.scale else None,
     )
 
 
@@ -75,6 +79,8 @@ def save_learner(learner: Learner, held: HeldState, folder: Path, metadata: Mapp
         save_file(plain_tensors(held.weights), folder / _ADAPTER)
     save_file(plain_tensors(held.optimizer), folder / _OPTIMIZER)
     (folder / _OPTIMIZER_VALUES).write_text(json.dumps(held.optimizer_values), encoding="utf-8")
+    if held.scale is not None:
+        (folder / _SCALE).write_text(json.dumps(held.scale), encoding="utf-8")
     if held.average is not None:
         (folder / _AVERAGE).parent.mkdir()
         save_file(plain_tensors(held.average), folder / _AVERAGE)
@@ -99,6 +105,8 @@ def load_learner(learner: Learner, folder: Path) -> None:
     trainable.load_state(weights)
     values: dict[str, Any] = json.loads((folder / _OPTIMIZER_VALUES).read_text(encoding="utf-8"))
     load_optimizer_state(learner.optimizer, _read(folder / _OPTIMIZER), values)
+    if learner.scale is not None:
+        learner.scale.load_state(json.loads((folder / _SCALE).read_text(encoding="utf-8")))
     if learner.average is None:
         return
     if not (folder / _AVERAGE).is_file():

@@ -102,7 +102,9 @@ class Rehearsal:
         if learner.optimizer.state:
             return []
         optimisation = session.config.optimisation
-        each = state_bytes(optimisation.optimizer, session.dtype, session.device, optimisation.optimizer_arguments)
+        each = state_bytes(
+            optimisation.optimizer, session.dtypes.trained, session.device, optimisation.optimizer_arguments
+        )
         with memory_explained(session.device, "the optimizer's state", optimizer_remedies(session)):
             return [
                 torch.empty(int(each * local(weight).numel()), dtype=torch.uint8, device=weight.device)

@@ -22,6 +22,7 @@ from tuner.config.storage import StoredPart, stored_parts
 from tuner.plugins import create_extensions, create_manager
 from tuner.tracking.bars import hide_library_bars
 from tuner.training.base_model import BaseIdentity, base_identity, memo_of, part_fingerprint
+from tuner.training.casting import Dtypes, cast_operations
 from tuner.training.codec_memory import spare_codec
 from tuner.training.processes import Processes
 from tuner.training.sources import ModelFolders, ModelSource, fetch_parts, resolve_source
@@ -66,20 +67,20 @@ class Session:
         """Where the denoiser is."""
         return self.accelerator.device
 
+    @cached_property
+    def dtypes(self) -> Dtypes:
+        """The dtypes of the model's parts."""
+        return Dtypes.of(self.config.precision, self.facts)
+
     @property
     def dtype(self) -> torch.dtype:
         """The compute dtype."""
-        return torch.float32 if self.config.precision.mixed_precision == "no" else torch.bfloat16
+        return self.dtypes.compute
 
     @property
     def shards(self) -> bool:
         """Whether the denoiser is shared out over processes."""
         return self.config.shards and not self.processes.is_alone
-
-    @property
-    def codec_dtype(self) -> torch.dtype:
-        """The dtype in which latents are computed."""
-        return getattr(torch, self.facts.codec_dtype) if self.facts.codec_dtype else self.dtype
 
     def load(self, *parts: Part, folder: Path | None = None, device: torch.device | None = None) -> Components:
         """Load parts of the base model, or of the model in `folder`, stored as the precision settings say.
@@ -94,7 +95,7 @@ class Session:
             borrowed=folders.borrowed,
             parts=frozenset(parts),
             dtype=self.dtype,
-            dtypes={"codec": self.codec_dtype},
+            dtypes=self.dtypes.by_part(trains_denoiser=self.config.model.model_type == "full"),
             # What is quantised goes to the device afterwards, when it is small.
             device=torch.device("cpu") if stored else device,
             options=self.config.family,
@@ -106,6 +107,8 @@ class Session:
             store_components(components, stored, policy, via=via, device=device)
         if components.codec is not None:
             spare_codec(components.codec, self.config.memory)
+        if components.denoiser is not None and self.dtypes.casts:
+            cast_operations(components.denoiser, self.device, self.facts.exact_attention)
         return components
 
     @cached_property
