@@ -11,10 +11,13 @@ import zipfile
 from email.parser import Parser
 from pathlib import Path
 
+# pytester forgets what is first imported in its tests, and parts of torch and bitsandbytes can be imported only once.
+import diffusers.models.modeling_utils  # noqa: F401
 import pytest
 import torch
 from packaging.requirements import Requirement
 
+import tuner.adapters  # noqa: F401 - as above
 from tuner import __version__
 from tuner.cli.main import main
 from tuner.errors import PluginError
@@ -95,9 +98,6 @@ def test_installed_it_is_listed(site):
 
 
 def test_installed_it_passes_its_tests_and_the_structural_proofs(site, package, pytester, monkeypatch):
-    # Imported here, so that no inner run imports for itself what a process can import only once.
-    import tuner.adapters  # noqa: F401
-
     monkeypatch.syspath_prepend(site)
     outcome = pytester.inline_run(
         "-c", f"{package}/pyproject.toml", f"{package}/tests", "-k", "facts.py", "-p", "no:terminal"
