@@ -183,7 +183,7 @@ class Loop:
         The size is infinite or NaN, which ends a run.
         """
         if scale < SMALLEST:
-            return size or {"grad_norm": torch.full((), torch.inf)}
+            return size or {"grad_norm": torch.full((), torch.inf, device=self._device)}
         if self._processes.is_main:
             logger.info(
                 "step %d is left out: its gradients overflowed float16; losses are now scaled by %g", taken, scale
