@@ -120,7 +120,7 @@ def test_what_is_wrong_with_a_recipe_is_told_at_once(configured):
         "quantize_via": "gpu",
         "gradient_checkpointing_interval": 0,
         "vae_enable_tilling": True,
-        "mixed_precision": "fp16",
+        "mixed_precision": "fp8",
     }
     found = problems(configured, "sana", **{**LEAN, **wrong, "--quantize_via": "gpu"})
     assert found.keys() == wrong.keys()
