@@ -31,6 +31,7 @@ KINDS = {
     "lokr": {"use_ema": True, "data_backend_config": "regularised.json"},
     "lora with dropout": {**STANDARD, **PICTURES, "grad_clip_method": "norm", "max_grad_norm": 1.0},
     "full": {"model_type": "full", "learning_rate": 1e-4, "checkpoint_step_interval": 2},
+    "lokr in fp16": {"mixed_precision": "fp16"},
 }
 TOGETHER = """
 import json, os, sys
