@@ -125,7 +125,7 @@ def test_a_family_may_refuse(key):
     topics = {
         "launch": LaunchConfig(dynamo_backend="eager" if key == "dynamo_backend" else "no"),
         "validation": ValidationConfig(validation_torch_compile=key == "validation_torch_compile"),
-        "model": ModelConfig(model_family="sana", output_dir="out"),
+        "model": ModelConfig(model_family="sana", model_type="lora", output_dir="out"),
         "memory": MemoryConfig(),
         "precision": PrecisionConfig(),
     }
