@@ -19,7 +19,7 @@ class TrackingConfig(Topic):
     tracker_project_name: str = setting(
         "simpletuner",
         "Project of the run in the tracker; TensorBoard knows runs, but no projects.",
-        needs={"report_to": get_args(Tracker)[2:]},
+        needs={"report_to": tuple(name for name in get_args(Tracker) if name not in ("none", "tensorboard"))},
     )
     tracker_run_name: str = setting(
         "simpletuner-testing", "Name of the run in the tracker.", needs={"report_to": (True,)}

@@ -51,8 +51,8 @@ def _mlflow_pictures(tracker: Any, pictures: Pictures, step: int) -> None:
 
 
 def _dvclive(labels: Labels) -> Arguments:
-    # It empties the folder of an earlier run, so each run has its own. What is not asked for stays off: experiments
-    # are commits in the repository around it.
+    # Unless it resumes, it empties its folder of an earlier run. What is not asked for stays off: experiments are
+    # commits in the repository around it.
     return {
         "run_name": labels.project,
         "dir": str(labels.folder / "dvclive" / safe_name(labels.run)),
